@@ -1,0 +1,6 @@
+"""Every policy there is. A new one becomes configurable, testable and comparable by its one line here."""
+
+from bandit.policies import Fixed, Random, Rules, StaticTier
+from bandit.thompson import Thompson
+
+AnyPolicy = Fixed | Random | StaticTier | Rules | Thompson

@@ -1,0 +1,133 @@
+"""What was learned: additive counts, the Beta posterior they give, and the immutable snapshot of both.
+
+Counts are integers in millionths of a label, so adding and taking back is exact in any order: replicas, corrections and
+a rebuild from the reward log all end in the same numbers.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, PromptTier, Reward, TaskType
+
+MICRO = 1_000_000  # counts are stored in millionths of a label
+
+
+class CellKey(NamedTuple):
+    """Where a reward is counted. `namespace` keeps the posteriors of experiments apart; "" is the common one."""
+
+    namespace: str
+    arm: str
+    task_type: TaskType
+    tier: PromptTier
+    hour: int  # of the decision, in hours since 1970-01-01 UTC
+    channel: Channel
+
+
+class Counts(NamedTuple):
+    """Sums over rewards, in millionths: weights, weight times value, weight times value squared."""
+
+    n: int = 0
+    s: int = 0
+    s2: int = 0
+
+    def plus(self, other: "Counts") -> "Counts":
+        """Both together."""
+        return Counts(self.n + other.n, self.s + other.s, self.s2 + other.s2)
+
+    def minus(self, other: "Counts") -> "Counts":
+        """This without the other: how a corrected rating is taken back."""
+        return Counts(self.n - other.n, self.s - other.s, self.s2 - other.s2)
+
+
+def counts_of(reward: Reward) -> Counts:
+    """What one reward adds to its cell.
+
+    >>> counts_of(Reward(value=0.5, weight=1.0))
+    Counts(n=1000000, s=500000, s2=250000)
+    """
+    return Counts(
+        round(reward.weight * MICRO),
+        round(reward.weight * reward.value * MICRO),
+        round(reward.weight * reward.value * reward.value * MICRO),
+    )
+
+
+def fold(rewards: Iterable[tuple[CellKey, Reward]]) -> dict[CellKey, Counts]:
+    """The cells that a log of rewards adds up to. Order does not matter."""
+    cells: dict[CellKey, Counts] = {}
+    for key, reward in rewards:
+        cells[key] = cells.get(key, Counts()).plus(counts_of(reward))
+    return cells
+
+
+class Evidence(msgspec.Struct, frozen=True, array_like=True):
+    """All that was measured of one arm on one task type, in labels; people's word and heuristics kept apart."""
+
+    explicit_n: float = 0.0  # labels: thumbs, scores and hard failures
+    explicit_sum: float = 0.0  # of their values
+    heuristic_n: float = 0.0  # weak readings, already weighted
+    heuristic_sum: float = 0.0
+
+
+NO_EVIDENCE = Evidence()
+
+
+class Beta(msgspec.Struct, frozen=True):
+    """Beta(alpha, beta) over an arm's quality in [0, 1]."""
+
+    alpha: float
+    beta: float
+
+    @property
+    def mean(self) -> float:
+        """Expected quality."""
+        return self.alpha / (self.alpha + self.beta)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation."""
+        total = self.alpha + self.beta
+        return float((self.alpha * self.beta / (total + 1.0)) ** 0.5 / total)
+
+
+def posterior(prior_mean: float, prior_strength: float, evidence: Evidence, heuristic_cap: float) -> Beta:
+    """Beta posterior from a prior worth `prior_strength` labels, labels, and weak readings worth at most a cap.
+
+    The fractional update a += w r, b += w (1 - r) is a quasi-likelihood: conservative for scores that vary less than a
+    coin. Weak readings count `heuristic_cap` labels at most, so a biased heuristic cannot outvote people however many
+    calls there are.
+
+    >>> posterior(0.5, 2.0, Evidence(3.0, 2.0), 0.0)
+    Beta(alpha=3.0, beta=2.0)
+    """
+    scale = min(1.0, heuristic_cap / evidence.heuristic_n) if evidence.heuristic_n > 0 else 0.0
+    good = evidence.explicit_sum + scale * evidence.heuristic_sum
+    n = evidence.explicit_n + scale * evidence.heuristic_n
+    return Beta(prior_strength * prior_mean + good, prior_strength * (1.0 - prior_mean) + n - good)
+
+
+class Beliefs(msgspec.Struct, frozen=True):
+    """Immutable snapshot of the evidence for one task type in one namespace: arm name to evidence.
+
+    `version` names the content: equal content has an equal version, on every replica.
+    """
+
+    version: str = ""
+    evidence: Mapping[str, Evidence] = msgspec.field(default_factory=dict)
+
+    def of(self, arm: str) -> Evidence:
+        """Evidence for `arm`; nothing for an arm never measured."""
+        return self.evidence.get(arm, NO_EVIDENCE)
+
+
+def evidence_from(counts: Mapping[Channel, Counts]) -> Evidence:
+    """Evidence from the counts of each channel."""
+    explicit, heuristic = Counts(), Counts()
+    for channel, count in counts.items():
+        if channel in EXPLICIT_CHANNELS:
+            explicit = explicit.plus(count)
+        else:
+            heuristic = heuristic.plus(count)
+    return Evidence(explicit.n / MICRO, explicit.s / MICRO, heuristic.n / MICRO, heuristic.s / MICRO)

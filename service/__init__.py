@@ -1,0 +1,1 @@
+"""The web service: everything that touches the world."""

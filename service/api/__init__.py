@@ -1,0 +1,1 @@
+"""The HTTP surface: what applications call, and what the owner calls."""

@@ -1,0 +1,230 @@
+"""armwise.toml as frozen structs: every setting, its default and its meaning.
+
+Unknown keys are refused. Secrets are named here and read from the environment, once, at start. Reading and checking a
+file is `service.configuration`.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, field
+
+from bandit.catalogue import AnyPolicy
+from bandit.policies import Random, Rules, StaticTier
+from bandit.thompson import Thompson
+from bandit.vocabulary import Ability, Arm, ModelTier, TaskType
+
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[float, Meta(gt=0.0)]
+NotNegative = Annotated[float, Meta(ge=0.0)]
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A table of the settings file."""
+
+
+class Server(Section, frozen=True, kw_only=True):
+    """Where and how we listen."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=1, le=65535)] = 8402
+    workers: Count = 1
+    max_body_bytes: Count = 20_000_000
+    drain_s: NotNegative = 30.0  # at shutdown, how long requests in flight may take to end
+
+
+class Database(Section, frozen=True, kw_only=True):
+    """Where decisions, rewards and posteriors live."""
+
+    url: str = "sqlite:///data/armwise.db"  # or postgresql://user@host/name; a password by url_env
+    url_env: str = ""  # name of an environment variable that holds the URL; wins over `url`
+    group_rows: Count = 256  # a commit takes at most as many rows
+    group_ms: NotNegative = 5.0  # a busy writer waits at most as long for more rows
+    timeout_s: Positive = 2.0  # a reply waits at most as long for its commit; then it is served without learning
+    refresh_s: Positive = 1.0  # how often what other replicas learned is read
+    pool_size: Count = 4  # connections for reading
+
+
+class ModelSection(Section, frozen=True, kw_only=True, tag_field="provider"):
+    """What every model has, whatever its provider."""
+
+    name: Name
+    model: str = ""  # the name the provider knows it by; empty: `name`
+    tier: ModelTier = "medium"
+    price_in: NotNegative = 0.0  # USD per million prompt tokens
+    price_out: NotNegative = 0.0  # USD per million completion tokens
+    price_cached_in: NotNegative | None = None  # USD per million cached prompt tokens; left out: price_in
+    window: Count = 128_000  # tokens, prompt and completion together
+    local: bool = False  # runs on your own machines: sensitive prompts may go there
+    abilities: frozenset[Ability] = frozenset({"tools", "vision", "json"})
+    timeout_s: Positive = 120.0  # for the whole reply; in a stream, between two chunks
+    first_token_timeout_s: Positive = 60.0  # for the first token of a stream
+    connect_timeout_s: Positive = 5.0
+    enabled: bool = True
+
+    @property
+    def upstream_model(self) -> str:
+        """The name sent to the provider."""
+        return self.model or self.name
+
+    def arm(self) -> Arm:
+        """The model as the learning core sees it."""
+        return Arm(
+            name=self.name,
+            tier=self.tier,
+            price_in=self.price_in,
+            price_out=self.price_out,
+            price_cached_in=self.price_cached_in,
+            window=self.window,
+            local=self.local,
+            abilities=self.abilities,
+        )
+
+
+class OpenAICompatibleModel(ModelSection, frozen=True, kw_only=True, tag="openai_compatible"):
+    """OpenAI itself, vLLM, Ollama, llama.cpp, or any server that speaks its chat protocol."""
+
+    base_url: str = "https://api.openai.com/v1"
+    api_key_env: str = ""  # name of the environment variable that holds the key; empty: no key is sent
+    headers: dict[str, str] = {}  # sent with every call; a value like "$NAME" is read from the environment
+    stream_usage: bool = True  # ask for usage in streams; false for servers that refuse `stream_options`
+
+
+class TranslatedModel(ModelSection, frozen=True, kw_only=True, tag="translated"):
+    """Any other vendor, through LiteLLM: `model` is LiteLLM's name, such as "anthropic/claude-sonnet-4-5"."""
+
+    base_url: str = ""  # empty: the vendor's own
+    api_key_env: str = ""  # empty: LiteLLM's usual variable for that vendor
+
+
+class SimulatedModel(ModelSection, frozen=True, kw_only=True, tag="simulated"):
+    """A model in process, for trying things out: its quality, tokens and latency come from a table of facts."""
+
+    profile: str = ""  # row of the table of facts; empty: the model's tier
+    latency_scale: NotNegative = 0.0  # 1: as slow as the real one; 0: at once
+    error_rate: Share = 0.0  # share of calls that fail
+    error: Literal["connection", "timeout", "rate_limited", "server_error", "malformed", "cut"] = "server_error"
+
+
+AnyModel = OpenAICompatibleModel | TranslatedModel | SimulatedModel
+
+
+class Routing(Section, frozen=True, kw_only=True):
+    """Which policy decides when the caller does not say."""
+
+    policy: str = "thompson"
+    fallbacks: Annotated[int, Meta(ge=0)] = 2  # how many other models may be tried when one fails
+
+
+class Cues(Section, frozen=True, kw_only=True):
+    """Keyword lists that the `rules` policy looks for in the last user message, without regard to case."""
+
+    hard_code: tuple[str, ...] = (
+        "distributed", "compiler", "concurrency", "performance", "architecture",
+        "分布式", "编译器", "并发", "性能优化", "架构设计",
+    )  # fmt: skip
+    reasoning: tuple[str, ...] = (
+        "analyse", "analyze", "compare", "evaluate", "why", "argue", "分析", "比较", "评估", "为什么", "论证",
+    )  # fmt: skip
+    simple: tuple[str, ...] = (
+        "translate", "format", "extract", "classify", "what is", "翻译", "格式化", "提取", "分类", "是什么",
+    )  # fmt: skip
+
+
+class ClassifierSettings(Section, frozen=True, kw_only=True):
+    """What names the task type and the prior tier of a prompt, and what it reads of a conversation."""
+
+    kind: Literal["embedded", "rules"] = "embedded"
+    reads: Literal["last_user", "system_and_last_user", "conversation"] = "last_user"
+    max_characters: Count = 2_000  # of what is read; the head and the tail are kept
+    simple_below: NotNegative = 0.35  # complexity under this: prior tier "simple"
+    medium_below: NotNegative = 0.65  # under this: "medium"; else "complex"
+    cues: Cues = Cues()
+
+
+class HeuristicSetting(Section, frozen=True, kw_only=True):
+    """One quality heuristic. Soft ones are weak evidence of that weight; hard ones count as a label."""
+
+    enabled: bool = True
+    weight: Share = 0.3  # of one label, as evidence against the reply when it fires
+
+
+class Quality(Section, frozen=True, kw_only=True):
+    """Automatic quality heuristics on every reply."""
+
+    enabled: bool = True
+    clean_weight: Share = 0.05  # of one label, as evidence for a reply on which no heuristic fires
+    repeat_window_s: NotNegative = 180.0  # the same user asking the same again within this counts against the reply
+    heuristics: dict[str, HeuristicSetting] = {}  # by name; unnamed ones keep their own default
+
+
+class Metric(Section, frozen=True, kw_only=True):
+    """A kind of feedback that teaches."""
+
+    name: Name
+    weight: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0  # of one label
+
+
+class Rewards(Section, frozen=True, kw_only=True):
+    """What feedback is taken, and how it teaches."""
+
+    metrics: tuple[Metric, ...] = (Metric(name="quality"),)  # the first is the one meant when none is named
+    window_days: Positive = 7.0  # feedback for an older decision is refused
+
+
+class Logging(Section, frozen=True, kw_only=True):
+    """What we write down."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["text", "json"] = "text"
+    store_prompts: bool = False  # keep the text of prompts and replies with their decisions
+
+
+class Retention(Section, frozen=True, kw_only=True):
+    """How long the log is kept. What was learned is never dropped."""
+
+    decisions_days: Positive = 90.0
+
+
+class Settings(Section, frozen=True, kw_only=True):
+    """The whole file."""
+
+    server: Server = Server()
+    database: Database = Database()
+    models: tuple[AnyModel, ...] = field(default_factory=lambda: SIMULATED_MODELS)
+    policies: tuple[AnyPolicy, ...] = field(default_factory=lambda: DEFAULT_POLICIES)
+    routing: Routing = Routing()
+    classifier: ClassifierSettings = ClassifierSettings()
+    quality: Quality = Quality()
+    rewards: Rewards = Rewards()
+    logging: Logging = Logging()
+    retention: Retention = Retention()
+
+    @property
+    def simulated_only(self) -> bool:
+        """True when no real model is configured."""
+        return all(isinstance(model, SimulatedModel) for model in self.models)
+
+
+DEFAULT_POLICIES: tuple[AnyPolicy, ...] = (
+    Thompson(name="thompson"),
+    Random(name="random"),
+    StaticTier(name="static_tier"),
+    Rules(name="rules"),
+)
+
+# Served when nothing is configured, so that everything can be tried without a key. Prices: of the models behind the
+# table of facts.
+SIMULATED_MODELS: tuple[AnyModel, ...] = (
+    SimulatedModel(name="small", tier="small", price_in=0.02, price_out=0.05, local=True),
+    SimulatedModel(name="medium", tier="medium", price_in=0.5, price_out=1.5),
+    SimulatedModel(name="large", tier="large", price_in=1.25, price_out=10.0, window=1_000_000),
+)
+
+__all__ = [
+    "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "ClassifierSettings", "Cues", "Database",
+    "HeuristicSetting", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality", "Retention",
+    "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
+]  # fmt: skip

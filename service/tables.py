@@ -1,0 +1,139 @@
+"""SQLAlchemy tables; Alembic compares the database with these.
+
+Times are seconds since 1970-01-01 UTC. JSON is kept as text, encoded by msgspec, so that floats return bit for bit.
+Counts are integers in millionths (see `bandit.posteriors`).
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)  # fmt: skip
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    }
+)
+
+# One row per routed request, written once; `served_arm` is set when a fallback answered.
+decisions = Table(
+    "decisions",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("key_id", String(32), nullable=False),  # "" without keys
+    Column("method", String(32), nullable=False),  # auto, user_specified, static_fallback
+    Column("policy", String(128), nullable=False),
+    Column("namespace", String(128), nullable=False),  # whose posteriors this decision teaches
+    Column("task_type", String(32), nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("arm", String(128), nullable=False),
+    Column("served_arm", String(128)),
+    Column("propensity", Double, nullable=False),
+    Column("beliefs_version", String(64), nullable=False),
+    Column("config_version", String(64), nullable=False),
+    Column("session", String(256), nullable=False),
+    Column("user", String(256), nullable=False),
+    Column("detail", Text, nullable=False),  # service.decide.Detail as JSON
+    Index(None, "created_at"),
+)
+
+# One row per call to a provider.
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("decision_id", String(64), ForeignKey("decisions.id", ondelete="CASCADE"), primary_key=True),
+    Column("step", Integer, primary_key=True),  # 0 is the drawn arm, then the fallbacks
+    Column("arm", String(128), nullable=False),
+    Column("outcome", String(32), nullable=False),  # "ok" or a FailureKind
+    Column("status", Integer, nullable=False),  # HTTP status; 0 without one
+    Column("streamed", Boolean, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("latency_s", Double, nullable=False),
+    Column("first_token_s", Double),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    Column("error", Text, nullable=False),  # the failure in words; "" when ok
+    Index(None, "started_at"),
+)
+
+# One row per measurement; a changed mind replaces it.
+rewards = Table(
+    "rewards",
+    metadata,
+    Column("decision_id", String(64), primary_key=True),
+    Column("metric", String(128), primary_key=True),
+    Column("source", String(64), primary_key=True),  # user, api, heuristics ...
+    Column("user", String(256), primary_key=True),
+    Column("value", Double, nullable=False),
+    Column("weight", Double, nullable=False),
+    Column("channel", String(16), nullable=False),
+    Column("namespace", String(128), nullable=False),  # with arm .. hour: the cell it counts in
+    Column("arm", String(128), nullable=False),
+    Column("task_type", String(32), nullable=False),
+    Column("tier", String(16), nullable=False),
+    Column("hour", Integer, nullable=False),
+    Column("comment", Text, nullable=False),
+    Column("detail", Text, nullable=False),  # tags, findings: JSON
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index(None, "created_at"),
+)
+
+# The posterior: sums over rewards, changed only by adding.
+cells = Table(
+    "cells",
+    metadata,
+    Column("namespace", String(128), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    Column("tier", String(16), primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("channel", String(16), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("s", BigInteger, nullable=False),
+    Column("s2", BigInteger, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Index(None, "updated_at"),
+)
+
+# What a decision was taken on: evidence and settings, stored once per content.
+beliefs = Table(
+    "beliefs",
+    metadata,
+    Column("version", String(64), primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+configs = Table(
+    "configs",
+    metadata,
+    Column("version", String(64), primary_key=True),
+    Column("content", Text, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # sha256 of the secret
+    Column("scopes", String(128), nullable=False),  # comma-separated
+    Column("created_at", Double, nullable=False),
+    Column("revoked_at", Double),
+)
