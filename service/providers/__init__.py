@@ -4,7 +4,7 @@ A provider speaks to the upstream and nothing else. It takes the body to send an
 raises `UpstreamFailure`. It does not decide, retry, parse replies, count or store.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import Protocol
 
 from service.settings import AnyModel, OpenAICompatibleModel, SimulatedModel, TranslatedModel
@@ -52,6 +52,16 @@ class Providers:
         if kind not in self._made:
             self._made[kind] = self._make(model)
         return self._made[kind]
+
+    async def prepare(self, models: Iterable[AnyModel]) -> None:
+        """Make what these models need, so that no request waits for a slow import."""
+        translated = next((model for model in models if isinstance(model, TranslatedModel)), None)
+        if translated is not None:
+            from service.providers.translated import Translated  # noqa: PLC0415 - only when used
+
+            provider = self.of(translated)
+            if isinstance(provider, Translated):
+                await provider.preload()
 
     def _make(self, model: AnyModel) -> Provider:
         match model:

@@ -1,0 +1,194 @@
+"""The application: the only place where parts are made and joined."""
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import signal
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from litestar import Litestar, Request, Response
+from litestar.datastructures import State
+from litestar.exceptions import HTTPException
+
+from service import store
+from service.api import chat, feedback, owner, routing
+from service.api.docs import docs_handlers, openapi_config
+from service.auth import Keyring, key_from_row
+from service.configuration import read_settings
+from service.database import Database, migrate
+from service.errors import ArmwiseError, ConfigurationError, ErrorBody, TooLarge, error_body, http_answer
+from service.knowledge import Knowledge
+from service.logs import configure_logging
+from service.metrics import Metrics
+from service.parts import Parts
+from service.settings import Settings
+from service.setup import create_setup, database_url
+
+log = logging.getLogger("armwise")
+
+_PRUNE_EVERY_S = 3600.0
+_DAY_S = 86_400.0
+
+
+def create_app(settings: Settings, config: Path | None = None) -> Litestar:
+    """The service for these settings. `config` is the file they came from: it is read again on reload."""
+    return Litestar(
+        route_handlers=[
+            chat.chat_completions,
+            feedback.give_feedback,
+            routing.list_models,
+            routing.get_model,
+            routing.route,
+            owner.health,
+            owner.ready,
+            owner.metrics,
+            owner.stats,
+            owner.raw_stats,
+            owner.posteriors,
+            owner.decision,
+            owner.reload_settings,
+            *docs_handlers(),
+        ],
+        openapi_config=openapi_config(),
+        lifespan=[_running(settings, config)],
+        exception_handlers={
+            ArmwiseError: _armwise_error,
+            HTTPException: _http_exception,
+            Exception: _unexpected,
+        },
+        request_max_body_size=settings.server.max_body_bytes,
+        state=State({}),
+        logging_config=None,
+    )
+
+
+def app_from_environment() -> Litestar:
+    """The service for a worker process: its settings file is named by ARMWISE_CONFIG, as `armwise serve` sets it."""
+    named = os.environ.get("ARMWISE_CONFIG")
+    config = Path(named) if named else None
+    settings = read_settings(config, os.environ)
+    configure_logging(settings.logging)
+    return create_app(settings, config)
+
+
+def _running(settings: Settings, config: Path | None) -> Any:
+    @asynccontextmanager
+    async def running(app: Litestar) -> AsyncGenerator[None, None]:
+        """Everything that starts with the service and ends with it."""
+        url = database_url(settings.database, os.environ)
+        await asyncio.to_thread(migrate, url)
+        setup = await asyncio.to_thread(create_setup, settings)
+        database = Database(url, settings.database.pool_size)
+        parts = Parts(setup, database, Knowledge(), Metrics(), config)
+        app.state.parts = parts
+        await parts.writer.start()
+        await load(parts)
+        await parts.providers.prepare(setup.models.values())
+        loops = [asyncio.create_task(_refresh(parts)), asyncio.create_task(_prune(parts))]
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
+        gc.collect()
+        gc.freeze()  # a full collection walks the import heap: tens of milliseconds
+        try:
+            yield
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.gather(*loops, return_exceptions=True)
+            await parts.settled()
+            await parts.writer.close()
+            await parts.providers.close()
+            await database.close()
+
+    return running
+
+
+async def load(parts: Parts) -> None:
+    """Read what was learned, and the keys."""
+    parts.knowledge.load(await parts.database.read(store.sum_cells))
+    await reload_keys(parts)
+
+
+async def reload_keys(parts: Parts) -> None:
+    """Read the API keys again; a revoked one ends here."""
+    rows = await parts.database.read(store.list_keys)
+    parts.keyring = Keyring(tuple(key_from_row(row) for row in rows))
+
+
+async def _refresh(parts: Parts) -> None:
+    """Each second: what other replicas learned, keys made or revoked, and whether the database is back."""
+    while True:
+        await asyncio.sleep(parts.setup.settings.database.refresh_s)
+        try:
+            await parts.knowledge.refresh(parts.writer)
+            await reload_keys(parts)
+        except Exception:  # the next second tries again; serving goes on
+            log.exception("the posteriors could not be refreshed")
+            parts.metrics.learner_error("refresh")
+
+
+async def _prune(parts: Parts) -> None:
+    """Each hour: drop decisions that are past their retention."""
+    while True:
+        before = time.time() - parts.setup.settings.retention.decisions_days * _DAY_S
+        try:
+            await parts.writer.call(partial(store.prune, before=before))
+        except Exception:  # the next hour tries again; serving goes on
+            log.exception("old decisions could not be pruned")
+            parts.metrics.learner_error("prune")
+        await asyncio.sleep(_PRUNE_EVERY_S)
+
+
+def _reload_on_signal(parts: Parts) -> None:
+    async def reload() -> None:
+        try:
+            changes = await parts.reload()
+        except ConfigurationError as error:
+            log.error("the settings were not taken over:\n%s", error)  # noqa: TRY400 - the mistakes, not a traceback
+        else:
+            log.info("settings read again: %s", "; ".join(changes) or "nothing changed")
+
+    parts.after_reply(reload())
+
+
+def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response[bytes]:
+    return Response(body, status_code=status, media_type="application/json", headers=headers or {})
+
+
+def _armwise_error(request: Request[Any, Any, Any], error: ArmwiseError) -> Response[bytes]:
+    _count(request, error)
+    status, body, headers = http_answer(error)
+    return _json(status, body, headers)
+
+
+def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Errors of the framework, in OpenAI's envelope."""
+    if error.status_code == 413:
+        limit = request.app.state.parts.setup.settings.server.max_body_bytes
+        return _armwise_error(request, TooLarge(f"The body is larger than the {limit:,} bytes this server takes."))
+    messages = {
+        404: f"There is nothing at {request.method} {request.url.path}. /docs lists what there is.",
+        405: f"{request.url.path} does not take {request.method}. /docs lists what there is.",
+    }
+    message = messages.get(error.status_code, error.detail)
+    kind = "invalid_request_error" if error.status_code < 500 else "server_error"
+    return _json(error.status_code, error_body(ErrorBody(message, kind)))
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """A fault of ours: logged with its traceback, told to the client without it."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    _count(request, error)
+    status, body, headers = http_answer(ArmwiseError())
+    return _json(status, body, headers)
+
+
+def _count(request: Request[Any, Any, Any], error: Exception) -> None:
+    request.app.state.parts.metrics.request_failed(request.url.path, error)

@@ -1,0 +1,232 @@
+"""The command `armwise`. Each command imports only what it runs."""
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from service.errors import ArmwiseError, ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from service.settings import Settings
+
+T = TypeVar("T")
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The settings file. Default: armwise.toml in this folder; without one, three simulated models.",
+)
+
+
+class Commands(click.Group):
+    """Says our own errors as sentences; a traceback is for faults of ours."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ConfigurationError as error:
+            count = len(error.mistakes)
+            click.echo(f"The settings have {count} mistake{'s' if count > 1 else ''}:", err=True)
+            for mistake in error.mistakes:
+                click.echo(f"  - {mistake}", err=True)
+        except ArmwiseError as error:
+            click.echo(f"armwise: {error}", err=True)
+        raise SystemExit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="armwise")
+def main() -> None:
+    """Route OpenAI chat calls to the right model, and learn from feedback which that is."""
+
+
+def read(config: Path | None) -> "Settings":
+    """The settings."""
+    from service.configuration import read_settings
+
+    return read_settings(config, os.environ)
+
+
+def with_database(config: Path | None, work: "Callable[[Connection], T]") -> T:
+    """Do `work` in one transaction on the configured, migrated database."""
+    from service.database import Database, migrate
+    from service.setup import database_url
+
+    settings = read(config)
+    url = database_url(settings.database, os.environ)
+    migrate(url)
+
+    async def run() -> T:
+        database = Database(url, settings.database.pool_size)
+        try:
+            return await database.write(work)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
+
+
+@main.command()
+@config_option
+@click.option("--host", help="Address to listen on. Default: server.host, 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on. Default: server.port, 8402.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: server.workers, 1.")
+def serve(config: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
+    """Migrate the database and serve."""
+    from service.serving import serve as run
+
+    run(read(config), config, host=host, port=port, workers=workers)
+
+
+@main.command()
+@config_option
+def check(config: Path | None) -> None:
+    """Read the settings; print what was understood, or every mistake at once."""
+    from service.configuration import describe
+
+    click.echo(describe(read(config)))
+
+
+@main.command()
+@click.option("--url", default="http://127.0.0.1:8402", show_default=True, help="Where Armwise runs.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="How often all prompts are sent.")
+@click.option("--feedback/--no-feedback", default=True, show_default=True, help="Post thumbs on the replies.")
+def demo(url: str, rounds: int, feedback: bool) -> None:  # noqa: FBT001 - a flag of the command line
+    """Send prompts of every task type to a running Armwise and watch the shares move."""
+    from service.demo import run_demo
+
+    asyncio.run(run_demo(url, rounds=rounds, feedback=feedback, api_key=os.environ.get("ARMWISE_API_KEY")))
+
+
+@main.command()
+@config_option
+@click.option(
+    "--classifier", type=click.Choice(["embedded", "rules"]), help="Default: classifier.kind of the settings."
+)
+def classify(config: Path | None, classifier: str | None) -> None:
+    r"""Classify prompts: lines {"id", "prompt"} on standard input, lines {"id", "result"} on standard output."""
+    import msgspec
+
+    from service.classifiers import create_classifier, excerpt
+
+    settings = read(config).classifier
+    if classifier:
+        settings = msgspec.structs.replace(settings, kind=classifier)
+    found = create_classifier(settings)
+    for number, line in enumerate(sys.stdin.buffer, start=1):
+        if not line.strip():
+            continue
+        try:
+            given = msgspec.json.decode(line, type=dict[str, Any])
+            text = given["prompt"]
+            if not isinstance(text, str):
+                raise TypeError(f"`prompt` is a {type(text).__name__}, expected a string")  # noqa: TRY301
+            answer: dict[str, Any] = {"id": given.get("id", number)}
+            answer["result"] = found.classify(excerpt(text, settings.max_characters))
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
+            reason = "`prompt` is missing" if isinstance(error, KeyError) else str(error)
+            answer = {"id": number, "error": reason}
+        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+@main.command()
+@config_option
+@click.argument("decision_id")
+def explain(config: Path | None, decision_id: str) -> None:
+    """Tell one decision step by step, and derive the choice again."""
+    import msgspec
+
+    from service.explain import explain as told
+
+    found = with_database(config, lambda connection: told(connection, decision_id))
+    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+
+
+@main.command()
+@config_option
+def migrate(config: Path | None) -> None:
+    """Bring the database to the newest schema. `armwise serve` does this by itself."""
+    with_database(config, lambda _: None)
+    click.echo("The database has the newest schema.")
+
+
+@main.command()
+@config_option
+def rebuild(config: Path | None) -> None:
+    """Fold all rewards again into the posterior cells, and say what differed."""
+    from service import store
+
+    def work(connection: "Connection") -> int:
+        differing = len(store.compare_fold(connection))
+        store.refold(connection)
+        return differing
+
+    click.echo(f"Rebuilt. {with_database(config, work)} cells had differed from the rewards.")
+
+
+@main.group()
+def key() -> None:
+    """Make, list and revoke API keys."""
+
+
+@key.command("create")
+@config_option
+@click.option("--name", required=True, help="What the key is for.")
+@click.option(
+    "--scope",
+    "scopes",
+    multiple=True,
+    type=click.Choice(["chat", "feedback", "read", "admin"]),
+    help="What it may do; give several. Default: chat and feedback.",
+)
+def create_key(config: Path | None, name: str, scopes: tuple[str, ...]) -> None:
+    """Make a key. Its secret is printed once and kept only as a digest."""
+    import time
+
+    from service import store
+    from service.auth import new_key
+
+    secret, row = new_key(name, scopes or ("chat", "feedback"), time.time())
+    with_database(config, lambda connection: store.insert_key(connection, row))
+    click.echo(f"Key {row['id']} ({name}: {row['scopes']}). Keep the secret, it is not shown again:", err=True)
+    click.echo(secret)
+
+
+@key.command("list")
+@config_option
+def list_keys(config: Path | None) -> None:
+    """List the keys, without secrets."""
+    import time
+
+    from service import store
+
+    rows = with_database(config, store.list_keys)
+    for row in rows:
+        made = time.strftime("%Y-%m-%d", time.gmtime(row["created_at"]))
+        state = "revoked" if row["revoked_at"] else "active"
+        click.echo(f"{row['id']}  {state:8} {made}  {row['scopes']:24} {row['name']}")
+    if not rows:
+        click.echo("There is no key: the service answers loopback clients only.")
+
+
+@key.command("revoke")
+@config_option
+@click.argument("key_id")
+def revoke_key(config: Path | None, key_id: str) -> None:
+    """End a key. Running services refuse it within a second."""
+    import time
+
+    from service import store
+
+    if not with_database(config, lambda connection: store.revoke_key(connection, key_id, time.time())):
+        raise ConfigurationError([f"no active key has the id {key_id}; `armwise key list` shows them"])
+    click.echo(f"Key {key_id} is revoked.")

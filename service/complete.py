@@ -1,0 +1,195 @@
+"""Complete: walk a decision's plan until a model answers, plain or streamed.
+
+A model that fails before its first content token is answered by the next one of the plan; the propensity of the
+decision stays that of the drawn arm. After the first token a stream is committed: a failure then reaches the client as
+an error event.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+
+from service.decide import Decision
+from service.errors import FailureKind, UpstreamFailure
+from service.providers import Providers
+from service.relay import Relay
+from service.settings import AnyModel, OpenAICompatibleModel
+from service.setup import Setup
+from service.wire import ChatReply, Fields, reply_decoder, upstream_body
+
+Result = TypeVar("Result")
+
+
+class Attempt(msgspec.Struct, kw_only=True):
+    """One call to a provider."""
+
+    step: int  # 0 is the drawn arm
+    arm: str
+    started_at: float  # seconds since 1970 UTC
+    streamed: bool
+    outcome: FailureKind | str = "ok"
+    status: int = 200
+    latency_s: float = 0.0
+    first_token_s: float | None = None
+    error: str = ""
+
+    def fail(self, failure: UpstreamFailure, latency_s: float) -> None:
+        """Write down how it failed."""
+        self.outcome, self.status, self.error = failure.kind, failure.status, failure.message
+        self.latency_s = latency_s
+
+
+class AllFailed(Exception):
+    """Every model of the plan failed; `failure` is what the client is told."""
+
+    def __init__(self, failure: UpstreamFailure) -> None:
+        super().__init__(str(failure))
+        self.failure = failure
+
+
+class Completed(msgspec.Struct, kw_only=True):
+    """A plain reply, as it came."""
+
+    body: bytes
+    reply: ChatReply
+
+
+async def complete(
+    setup: Setup, providers: Providers, decision: Decision, fields: Fields, attempts: list[Attempt]
+) -> Completed:
+    """Get a plain reply. Each call is written into `attempts`, also when this is cancelled.
+
+    Raises:
+        AllFailed: no model of the plan answered.
+    """
+
+    async def call(model: AnyModel, attempt: Attempt) -> Completed:
+        body = upstream_body(fields, model.upstream_model, ask_usage=False)
+        raw = await providers.of(model).complete(model, body)
+        return Completed(body=raw, reply=decode_reply(raw))
+
+    return await _walk(setup, decision, attempts, call, streamed=False)
+
+
+def decode_reply(raw: bytes) -> ChatReply:
+    """The reply as we read it.
+
+    Raises:
+        UpstreamFailure: not a chat completion.
+    """
+    try:
+        reply = reply_decoder.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        message = f"The provider's answer is not a chat completion: {error}."
+        raise UpstreamFailure("malformed", message) from error
+    if not reply.choices:
+        raise UpstreamFailure("malformed", "The provider's answer holds no choices.")
+    return reply
+
+
+class OpenStream(msgspec.Struct, kw_only=True):
+    """A stream whose first content has arrived: from here on it belongs to its arm."""
+
+    model: AnyModel
+    relay: Relay
+    upstream: AsyncGenerator[bytes, None]
+    first: bytes  # events up to and including the first content
+    attempt: Attempt
+    opened: float  # time.perf_counter() at the call
+
+
+async def open_stream(
+    setup: Setup, providers: Providers, decision: Decision, fields: Fields, attempts: list[Attempt], *, show_usage: bool
+) -> OpenStream:
+    """Call models until one sends its first content.
+
+    Raises:
+        AllFailed: no model of the plan did.
+    """
+
+    async def call(model: AnyModel, attempt: Attempt) -> OpenStream:
+        ask_usage = not isinstance(model, OpenAICompatibleModel) or model.stream_usage
+        body = upstream_body(fields, model.upstream_model, ask_usage=ask_usage)
+        opened = time.perf_counter()
+        relay = Relay(decision.id, show_usage=show_usage)
+        upstream = providers.of(model).stream(model, body)
+        try:
+            async with asyncio.timeout(model.first_token_timeout_s):
+                first = await _until_content(upstream, relay)
+        except TimeoutError as error:
+            await upstream.aclose()
+            message = f"The model sent no token within {model.first_token_timeout_s:g} s."
+            raise UpstreamFailure("timeout", message, status=504) from error
+        except BaseException:
+            await upstream.aclose()
+            raise
+        attempt.first_token_s = time.perf_counter() - opened
+        return OpenStream(model=model, relay=relay, upstream=upstream, first=first, attempt=attempt, opened=opened)
+
+    return await _walk(setup, decision, attempts, call, streamed=True)
+
+
+async def _until_content(upstream: AsyncGenerator[bytes, None], relay: Relay) -> bytes:
+    held = b""
+    async for piece in upstream:
+        held += relay.feed(piece)
+        if relay.has_content:
+            return held
+    return held + relay.end()
+
+
+async def relayed(stream: OpenStream) -> AsyncGenerator[bytes, None]:
+    """The events to send. A failure on the way is written into the attempt and sent as an error event."""
+    relay, attempt = stream.relay, stream.attempt
+    try:
+        yield stream.first
+        if not relay.done:
+            async for piece in stream.upstream:
+                if events := relay.feed(piece):
+                    yield events
+            if closing := relay.end():
+                yield closing
+    except UpstreamFailure as failure:
+        attempt.fail(failure, 0.0)
+        error = {"message": failure.message, "type": failure.error_type, "param": None, "code": failure.kind}
+        yield b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
+    except (asyncio.CancelledError, GeneratorExit):
+        attempt.fail(UpstreamFailure("cancelled", "The client went away.", status=499), 0.0)
+        raise
+    finally:
+        attempt.latency_s = time.perf_counter() - stream.opened
+        await stream.upstream.aclose()
+
+
+async def _walk(
+    setup: Setup,
+    decision: Decision,
+    attempts: list[Attempt],
+    call: Callable[[AnyModel, Attempt], Awaitable[Result]],
+    *,
+    streamed: bool,
+) -> Result:
+    """Call the models of the plan in turn until one does not fail."""
+    last = UpstreamFailure("connection", "No model of the plan is configured any more.", status=503)
+    for step, name in enumerate(decision.plan):
+        attempt = Attempt(step=step, arm=name, started_at=time.time(), streamed=streamed)
+        attempts.append(attempt)
+        started = time.perf_counter()
+        try:
+            result = await call(setup.models[name], attempt)
+        except UpstreamFailure as failure:
+            attempt.fail(failure, time.perf_counter() - started)
+            last = failure
+            if not failure.another_model_may_help:
+                break
+        except asyncio.CancelledError:
+            gone = UpstreamFailure("cancelled", "The client went away.", status=499)
+            attempt.fail(gone, time.perf_counter() - started)
+            raise
+        else:
+            attempt.latency_s = time.perf_counter() - started
+            return result
+    raise AllFailed(last)

@@ -1,0 +1,201 @@
+"""Decide: profile, eligible arms, one draw, a plan. Synchronous; touches no network and no database.
+
+`redecide` does the same from what was stored, to show that a decision can be repeated bit for bit.
+"""
+
+import logging
+import secrets
+import time
+from collections.abc import Mapping
+
+import msgspec
+
+from bandit.eligibility import split
+from bandit.policies import Policy
+from bandit.posteriors import Beliefs
+from bandit.selection import choose, seed_of
+from bandit.vocabulary import Arm, Choice, Limits, PromptProfile
+from service.errors import NoEligibleModel, NotFound
+from service.knowledge import Knowledge
+from service.profiles import needs_of, profile_of
+from service.setup import Setup
+from service.wire import ChatRequest, Wishes, limits_of
+
+log = logging.getLogger("armwise")
+
+USER_SPECIFIED = "user_specified"
+
+
+class Caller(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks."""
+
+    key_id: str = ""
+    session: str = ""
+    user: str = ""
+    tags: dict[str, str] = {}
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    """One routing decision: everything needed to explain, repeat and evaluate it. Holds no text of the prompt."""
+
+    id: str
+    created_at: float  # seconds since 1970 UTC
+    method: str  # auto, user_specified, static_fallback (learning failed), degraded (no database)
+    caller: Caller
+    profile: PromptProfile
+    limits: Limits
+    choice: Choice
+    excluded: dict[str, str]  # arm name to the reason it was not eligible
+    plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
+    namespace: str = ""  # whose posteriors it read and teaches
+    config_version: str = ""
+    classify_s: float = 0.0
+    decide_s: float = 0.0
+
+    @property
+    def propensity(self) -> float:
+        """The exact probability with which the arm was drawn."""
+        return self.choice.propensity
+
+
+def new_id(now: float) -> str:
+    """A decision id: looks like OpenAI's completion ids, sorts by time, cannot be guessed (80 random bits)."""
+    return f"chatcmpl-{int(now * 1000):012x}{secrets.token_hex(10)}"
+
+
+def made_at(decision_id: str, default: float) -> float:
+    """When a decision was made, in seconds since 1970 UTC, read from its id; `default` for a foreign id."""
+    try:
+        return int(decision_id[9:21], 16) / 1000
+    except ValueError:
+        return default
+
+
+def wanted_policy(setup: Setup, model: str | None, wishes: Wishes) -> Policy | None:
+    """The policy that decides; None when `model` names a configured model.
+
+    Raises:
+        NotFound: no model, or no policy, of that name.
+    """
+    name = wishes.policy
+    if model and model != "auto":
+        if not model.startswith("auto:"):
+            if model in setup.models:
+                return None
+            known = ", ".join(["auto", *setup.models])
+            message = f"The model `{model}` does not exist. Known models: {known}."
+            raise NotFound(message, param="model", code="model_not_found")
+        name = model.removeprefix("auto:")
+    if not name:
+        return setup.default_policy
+    if name not in setup.policies:
+        known = ", ".join(setup.policies)
+        param = "model" if name != wishes.policy else "router.policy"
+        raise NotFound(f"The policy `{name}` does not exist. Known: {known}.", param=param, code="policy_not_found")
+    return setup.policies[name]
+
+
+def decide(
+    setup: Setup, knowledge: Knowledge, request: ChatRequest, *, now: float, key_id: str = "", degraded: bool = False
+) -> Decision:
+    """Decide which model answers `request`.
+
+    With `degraded` (the database cannot be written) learning is left out and the static tiers decide.
+
+    Raises:
+        NotFound: the model or policy asked for does not exist.
+        NoEligibleModel: every model is excluded; carries the reasons.
+    """
+    started = time.perf_counter()
+    wishes = request.router or Wishes()
+    policy = wanted_policy(setup, request.model, wishes)
+    profile = profile_of(request, setup.classifier, setup.settings.classifier)
+    classified = time.perf_counter()
+    decision_id = new_id(now)
+    caller = Caller(
+        key_id=key_id, session=wishes.session or "", user=wishes.user or request.user or "", tags=wishes.tags
+    )
+    limits = limits_of(request, needs_of(request))
+    beliefs = knowledge.beliefs("", profile.task_type, now)
+    seed = seed_of(decision_id)
+    excluded: dict[str, str] = {}
+    if policy is None:
+        choice = named_choice(setup.models[request.model or ""].arm(), limits, seed, beliefs.version)
+        method, plan = USER_SPECIFIED, plan_of(choice, 0)
+    else:
+        eligible, excluded = split(setup.arms, profile, limits)
+        if not eligible:
+            raise NoEligibleModel(excluded)
+        method = "auto"
+        if degraded:
+            method, policy = "degraded", setup.safe_policy
+        try:
+            choice = choose(policy, profile, eligible, beliefs, seed, explore=limits.explore)
+        except Exception:  # learning may never break serving, whatever is in a cell
+            log.exception("policy %s failed; the static tiers decide", policy.name)
+            method = "static_fallback"
+            choice = choose(setup.safe_policy, profile, eligible, beliefs, seed, explore=limits.explore)
+        plan = plan_of(choice, setup.settings.routing.fallbacks)
+    return Decision(
+        id=decision_id,
+        created_at=now,
+        method=method,
+        caller=caller,
+        profile=profile,
+        limits=limits,
+        choice=choice,
+        excluded=excluded,
+        plan=plan,
+        config_version=setup.version,
+        classify_s=classified - started,
+        decide_s=time.perf_counter() - classified,
+    )
+
+
+def named_choice(arm: Arm, limits: Limits, seed: int, beliefs_version: str) -> Choice:
+    """The choice that the caller made by naming a model.
+
+    Raises:
+        NoEligibleModel: the prompt is sensitive and the model is not local: that rule holds for everyone.
+    """
+    if limits.sensitive and not arm.local:
+        raise NoEligibleModel({arm.name: "the request is sensitive and this model is not local"})
+    return Choice(
+        arm=arm.name,
+        propensity=1.0,
+        arms=(arm.name,),
+        probabilities=(1.0,),
+        policy=USER_SPECIFIED,
+        beliefs_version=beliefs_version,
+        seed=seed,
+        reason="the caller named this model",
+    )
+
+
+def plan_of(choice: Choice, fallbacks: int) -> tuple[str, ...]:
+    """The drawn arm, then at most `fallbacks` others, the likelier first."""
+    likely = sorted(zip(choice.arms, choice.probabilities, strict=True), key=lambda pair: -pair[1])
+    others = [name for name, _ in likely if name != choice.arm]
+    return (choice.arm, *others[:fallbacks])
+
+
+class Repeated(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored decision, taken again from its stored inputs."""
+
+    choice: Choice
+    eligible: tuple[str, ...]
+    excluded: dict[str, str]
+    same: bool  # arm, probabilities and propensity are equal to the last bit
+
+
+def redecide(decision: Decision, arms: Mapping[str, Arm], policies: Mapping[str, Policy], beliefs: Beliefs) -> Repeated:
+    """Take a stored decision again from its own settings and beliefs."""
+    seed = seed_of(decision.id)
+    if decision.method == USER_SPECIFIED:
+        choice = named_choice(arms[decision.choice.arm], decision.limits, seed, beliefs.version)
+        return Repeated(choice=choice, eligible=choice.arms, excluded={}, same=choice == decision.choice)
+    eligible, excluded = split(list(arms.values()), decision.profile, decision.limits)
+    policy = policies[decision.choice.policy]
+    choice = choose(policy, decision.profile, eligible, beliefs, seed, explore=decision.limits.explore)
+    same = choice == decision.choice and excluded == decision.excluded
+    return Repeated(choice=choice, eligible=choice.arms, excluded=excluded, same=same)

@@ -1,0 +1,122 @@
+"""The parts of a running service, joined in `service.app`, and what more than one handler does with them."""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from service.auth import Keyring
+from service.configuration import difference, read_settings
+from service.database import Database
+from service.decide import Decision
+from service.errors import StorageUnavailable
+from service.knowledge import Knowledge
+from service.metrics import Metrics
+from service.providers import Providers
+from service.quality.repeats import Repeats
+from service.setup import Setup, create_setup
+from service.writer import Writer
+
+log = logging.getLogger("armwise")
+
+
+class Parts:
+    """Everything a handler may use. `setup` and `keyring` are replaced whole; a request keeps the one it began with."""
+
+    def __init__(
+        self, setup: Setup, database: Database, knowledge: Knowledge, metrics: Metrics, config: Path | None
+    ) -> None:
+        self.setup = setup
+        self.database = database
+        self.knowledge = knowledge
+        self.metrics = metrics
+        self.config = config  # the settings file; None: defaults
+        self.writer = Writer(database, setup.settings.database, knowledge.fold)
+        self.providers = Providers()
+        self.keyring = Keyring(())
+        self.repeats = Repeats(setup.settings.quality.repeat_window_s)
+        self.started_at = time.time()
+        self._stored_configs: set[str] = set()
+        self._reloading = asyncio.Lock()
+        self._afterwards: set[asyncio.Task[None]] = set()
+
+    @property
+    def degraded(self) -> bool:
+        """True while the database takes no writes: we serve by static tiers and learn nothing."""
+        return not self.writer.healthy
+
+    async def store(self, decision: Decision, setup: Setup) -> bool:
+        """Commit a decision; False when the database did not take it, which never stops its reply."""
+        if decision.method == "degraded":
+            self.metrics.degraded()
+            return False
+        try:
+            await self._remember_config(setup)
+            row = decision_row(decision)
+            version = decision.choice.beliefs_version
+            await self.writer.add_decision(row, (version, self.knowledge.content(version)))
+        except StorageUnavailable:
+            log.warning("decision %s was not stored: the database takes no writes", decision.id)
+            self.metrics.degraded()
+            return False
+        return True
+
+    async def _remember_config(self, setup: Setup) -> None:
+        if setup.version not in self._stored_configs:
+            await self.writer.add_config(setup.version, setup.content)
+            self._stored_configs.add(setup.version)
+
+    async def reload(self) -> list[str]:
+        """Read the settings file again and take it over; sentences saying what changed.
+
+        Requests in flight end with the setup they began with. What was learned stays: it is kept by model name.
+
+        Raises:
+            ConfigurationError: the file has mistakes; nothing changes.
+        """
+        async with self._reloading:
+            settings = await asyncio.to_thread(read_settings, self.config, os.environ)
+            setup = await asyncio.to_thread(create_setup, settings, self.setup)
+            await self.providers.prepare(setup.models.values())
+            changes = difference(self.setup.settings, settings)
+            self.setup = setup
+        return changes
+
+    def after_reply(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do `work` when the reply has left; shutdown waits for it."""
+        task = asyncio.create_task(work)
+        self._afterwards.add(task)
+        task.add_done_callback(self._afterwards.discard)
+
+    async def settled(self) -> None:
+        """Wait until all work after replies is done."""
+        while self._afterwards:
+            await asyncio.gather(*self._afterwards, return_exceptions=True)
+
+
+def decision_row(decision: Decision) -> dict[str, object]:
+    """A decision as its database row: what is searched for as columns, all of it as `detail`."""
+    choice = decision.choice
+    return {
+        "id": decision.id,
+        "created_at": decision.created_at,
+        "key_id": decision.caller.key_id,
+        "method": decision.method,
+        "policy": choice.policy,
+        "namespace": decision.namespace,
+        "task_type": decision.profile.task_type,
+        "tier": decision.profile.tier,
+        "arm": choice.arm,
+        "served_arm": None,
+        "propensity": choice.propensity,
+        "beliefs_version": choice.beliefs_version,
+        "config_version": decision.config_version,
+        "session": decision.caller.session,
+        "user": decision.caller.user,
+        "detail": msgspec.json.encode(decision).decode(),
+    }

@@ -1,0 +1,191 @@
+"""What follows a reply: meter it, examine it, learn from what the heuristics say. Never before the reply has left."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+
+import msgspec
+
+from bandit.costs import call_cost
+from bandit.vocabulary import Reward
+from service.complete import Attempt
+from service.decide import Decision
+from service.errors import StorageUnavailable
+from service.learn import Measurement
+from service.parts import Parts
+from service.profiles import estimated_tokens
+from service.quality import Finding
+from service.quality.examine import examine, reward_of
+from service.replies import Said, exchange_of, said_in_stream
+from service.settings import Quality
+from service.setup import Setup
+from service.wire import ChatRequest, Usage
+
+log = logging.getLogger("armwise")
+
+HEURISTICS_SOURCE = "heuristics"
+QUALITY_METRIC = "quality"
+_LARGE_REPLY = 8_000  # bytes from which a reply is read in a thread: about half a millisecond of work
+_SAY_NOTHING_OF_QUALITY = frozenset({"cancelled", "rejected", "credentials", "unknown_model"})
+
+
+def usage_of(said: Said, decision: Decision) -> Usage:
+    """The tokens the provider counted, else an estimate."""
+    if said.usage is not None:
+        return said.usage
+    return Usage(prompt_tokens=decision.profile.prompt_tokens, completion_tokens=estimated_tokens(said.text))
+
+
+def attempt_row(attempt: Attempt, decision: Decision, usage: Usage, cost_usd: float) -> dict[str, object]:
+    """An attempt as its database row."""
+    return {
+        "decision_id": decision.id,
+        "step": attempt.step,
+        "arm": attempt.arm,
+        "outcome": attempt.outcome,
+        "status": attempt.status,
+        "streamed": attempt.streamed,
+        "started_at": attempt.started_at,
+        "latency_s": attempt.latency_s,
+        "first_token_s": attempt.first_token_s,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cached_tokens": usage.cached_tokens,
+        "cost_usd": cost_usd,
+        "error": attempt.error,
+    }
+
+
+def cost_of(setup: Setup, arm: str, usage: Usage) -> float:
+    """USD of a call at the prices of `setup`."""
+    model = setup.models[arm].arm()
+    return call_cost(model, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+
+
+async def settle(
+    parts: Parts,
+    setup: Setup,
+    request: ChatRequest,
+    decision: Decision,
+    attempts: list[Attempt],
+    said: Said | bytes,
+    *,
+    stored: bool,
+) -> None:
+    """Store the attempts, examine the reply and learn from it. `said` is the reply, or the copy of a stream."""
+    try:
+        await _settle(parts, setup, request, decision, attempts, said, stored=stored)
+    except StorageUnavailable:
+        log.warning("what followed decision %s was not stored: the database takes no writes", decision.id)
+        parts.metrics.learner_error("store")
+    except Exception:  # learning may never break serving; what failed is counted and shown
+        log.exception("what followed decision %s failed", decision.id)
+        parts.metrics.learner_error("settle")
+
+
+async def _settle(
+    parts: Parts,
+    setup: Setup,
+    request: ChatRequest,
+    decision: Decision,
+    attempts: list[Attempt],
+    said: Said | bytes,
+    *,
+    stored: bool,
+) -> None:
+    if isinstance(said, bytes):
+        said = await asyncio.to_thread(said_in_stream, said) if len(said) > _LARGE_REPLY else said_in_stream(said)
+    last = attempts[-1]
+    rows = []
+    for attempt in attempts:
+        usage = usage_of(said, decision) if attempt is last and (attempt.outcome == "ok" or said.text) else Usage()
+        cost = cost_of(setup, attempt.arm, usage)
+        rows.append(attempt_row(attempt, decision, usage, cost))
+        parts.metrics.attempt_done(attempt, usage, cost)
+    if not stored:
+        return
+    writes: list[Awaitable[object]] = [parts.writer.add_attempts(rows)]
+    if setup.settings.quality.enabled:
+        measurements = await measured(setup.settings.quality, request, decision, attempts, said)
+        measurements += repeated(parts, request, decision, setup.settings.quality)
+        if measurements:
+            writes.append(learn_from(parts, measurements))
+    await asyncio.gather(*writes)
+
+
+async def learn_from(parts: Parts, measurements: list[Measurement]) -> None:
+    """Record what the heuristics measured, and count what fired."""
+    for measurement in measurements:
+        for name in msgspec.json.decode(measurement.detail, type=dict[str, str]):
+            parts.metrics.heuristic_fired(name)
+    await parts.writer.record(measurements)
+
+
+async def measured(
+    quality: Quality, request: ChatRequest, decision: Decision, attempts: list[Attempt], said: Said
+) -> list[Measurement]:
+    """What the heuristics say of each attempt: of a failed one that it failed, of the last one what its reply shows."""
+    measurements = []
+    for attempt in attempts:
+        failure = "" if attempt.outcome == "ok" else attempt.outcome
+        if failure in _SAY_NOTHING_OF_QUALITY:
+            continue
+        is_last = attempt is attempts[-1]
+        exchange = exchange_of(request, said if is_last else Said(), failure)
+        large = len(exchange.reply) > _LARGE_REPLY
+        findings = await asyncio.to_thread(examine, exchange, quality) if large else examine(exchange, quality)
+        if failure and not any(finding.hard for finding in findings):
+            continue  # the heuristic for failures is switched off
+        reward = reward_of(findings, quality)
+        user = "" if is_last else f"step {attempt.step}"
+        measurements.append(measurement_of(decision, reward, findings, arm=attempt.arm, user=user))
+    return measurements
+
+
+def measurement_of(
+    decision: Decision, reward: Reward, findings: list[Finding], *, arm: str | None = None, user: str = ""
+) -> Measurement:
+    """A reward of the heuristics, for the arm that gave the reply."""
+    return Measurement(
+        decision_id=decision.id,
+        metric=QUALITY_METRIC,
+        source=HEURISTICS_SOURCE,
+        user=user,
+        value=reward.value,
+        weight=reward.weight,
+        channel=reward.channel,
+        detail=msgspec.json.encode({finding.heuristic: finding.detail for finding in findings}).decode(),
+        arm=arm,
+        at=time.time(),
+    )
+
+
+def repeated(parts: Parts, request: ChatRequest, decision: Decision, quality: Quality) -> list[Measurement]:
+    """The same user asking the same again counts against the earlier reply."""
+    principal = decision.caller.session or decision.caller.user
+    if not principal:
+        return []  # one key serves many people; without a name the same question is no signal
+    principal = f"{decision.caller.key_id}/{principal}"
+    repeat = parts.repeats.seen(principal, request.last_user_text, decision.id, decision.created_at)
+    if repeat is None:
+        return []
+    setting = quality.heuristics.get(repeat.signal)
+    if setting is not None and not setting.enabled:
+        return []
+    weight = setting.weight if setting is not None else repeat.weight
+    if weight <= 0:
+        return []
+    return [
+        Measurement(
+            decision_id=repeat.decision_id,
+            metric=QUALITY_METRIC,
+            source=HEURISTICS_SOURCE,
+            user="repeat",
+            value=0.0,
+            weight=weight,
+            channel="heuristic",
+            detail=msgspec.json.encode({repeat.signal: "the same question came again"}).decode(),
+            at=decision.created_at,
+        )
+    ]

@@ -1,0 +1,58 @@
+"""The settings made ready for use: one immutable value, replaced whole when the settings are read again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bandit.policies import Policy, StaticTier
+from bandit.vocabulary import Arm
+from service.classifiers import Classifier, create_classifier
+from service.configuration import settings_content, settings_version
+from service.settings import AnyModel, Settings
+from service.settings import Database as DatabaseSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a request needs of the settings. A request uses the same one from its start to its end."""
+
+    settings: Settings
+    version: str  # names the content of the settings; stored with every decision
+    content: str  # the settings as JSON, without secrets
+    models: dict[str, AnyModel]  # the enabled ones, by name
+    arms: tuple[Arm, ...]
+    policies: dict[str, Policy]
+    default_policy: Policy
+    safe_policy: StaticTier  # decides when learning cannot
+    classifier: Classifier
+
+
+def database_url(settings: DatabaseSettings, environ: Mapping[str, str]) -> str:
+    """The database's URL: from the environment when the settings name a variable, else as written."""
+    return environ[settings.url_env] if settings.url_env else settings.url
+
+
+def safe_policy_of(settings: Settings) -> StaticTier:
+    """The static tiers as configured, else at their defaults: what serves when learning cannot."""
+    configured = (policy for policy in settings.policies if isinstance(policy, StaticTier))
+    return next(configured, StaticTier(name="static_tier"))
+
+
+def create_setup(settings: Settings, previous: Setup | None = None) -> Setup:
+    """Make settings ready. The classifier of `previous` is kept when its settings did not change."""
+    enabled = {model.name: model for model in settings.models if model.enabled}
+    policies: dict[str, Policy] = {policy.name: policy for policy in settings.policies}
+    if previous is not None and previous.settings.classifier == settings.classifier:
+        classifier = previous.classifier
+    else:
+        classifier = create_classifier(settings.classifier)
+    return Setup(
+        settings=settings,
+        version=settings_version(settings),
+        content=settings_content(settings),
+        models=enabled,
+        arms=tuple(model.arm() for model in enabled.values()),
+        policies=policies,
+        default_policy=policies[settings.routing.policy],
+        safe_policy=safe_policy_of(settings),
+        classifier=classifier,
+    )
