@@ -14,7 +14,13 @@ from bandit.policies import Random, Rules, StaticTier
 from bandit.thompson import Thompson
 from bandit.vocabulary import Ability, Arm, ModelTier, TaskType
 
-Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}$")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,127}\Z",
+        description="a name: a letter or digit, then at most 127 letters, digits or any of ._:/@+-",
+    ),
+]
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
 Positive = Annotated[float, Meta(gt=0.0)]
 NotNegative = Annotated[float, Meta(ge=0.0)]

@@ -1,0 +1,222 @@
+"""The settings file: read and checked as a whole, named by its content, described, compared."""
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec.structs import fields
+
+from bandit.policies import Policy
+from service.checks import check
+from service.errors import ConfigurationError
+from service.mistakes import build
+from service.settings import AnyModel, Database, ModelSection, Section, Settings
+
+DEFAULT_FILE = Path("armwise.toml")
+NEEDS_RESTART = ("server", "database")  # sections that are read once, at start
+
+
+def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
+    """Settings from a file, checked; `environ` is where the secrets it names must be.
+
+    With `path` None: `armwise.toml` in the working folder if there is one, else defaults, which serve three simulated
+    models.
+
+    Raises:
+        ConfigurationError: with every mistake in the file.
+    """
+    if path is None:
+        path = DEFAULT_FILE
+        if not path.exists():
+            return Settings()
+    return settings_from_toml(_read(path), environ, name=str(path))
+
+
+def settings_from_toml(text: str, environ: Mapping[str, str], name: str = "armwise.toml") -> Settings:
+    """Settings from the text of a file called `name`, checked.
+
+    Raises:
+        ConfigurationError: with every mistake in it.
+    """
+    try:
+        raw = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError([_syntax(name, text, str(error))]) from None
+    mistakes: list[str] = []
+    settings = build(Settings, raw, "", mistakes)
+    mistakes += check(settings, environ)
+    if mistakes:
+        raise ConfigurationError(mistakes)
+    return settings
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigurationError([f"{path}: there is no such file; give the path of a settings file"]) from None
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError([f"{path}: is not UTF-8 text (byte {error.start})"]) from None
+
+
+def _syntax(name: str, text: str, message: str) -> str:
+    """Say where a TOML error is: "armwise.toml, line 3, column 5: ..."."""
+    what, _, where = message.rpartition(" (at ")
+    if found := re.fullmatch(r"line (\d+), column (\d+)\)", where):
+        line, column = int(found[1]), int(found[2])
+    else:
+        lines = text.split("\n")
+        line, column = len(lines), len(lines[-1]) + 1
+    return f"{name}, line {line}, column {column}: {what or message}"
+
+
+def settings_content(settings: Settings) -> str:
+    """All settings as JSON, the same for equal settings. Holds no secret: they are only named."""
+    return msgspec.json.encode(settings, order="deterministic").decode()
+
+
+def settings_from_content(content: str) -> Settings:
+    """The settings that `settings_content` wrote; equal to them."""
+    return msgspec.json.decode(content, type=Settings)
+
+
+def settings_version(settings: Settings) -> str:
+    """The name of the settings' content: 16 hexadecimal digits, equal for equal settings."""
+    return blake2b(settings_content(settings).encode(), digest_size=8).hexdigest()
+
+
+def describe(settings: Settings) -> str:
+    """A readable summary of what would be served."""
+    server, database, quality = settings.server, settings.database, settings.quality
+    off = sorted(name for name, heuristic in quality.heuristics.items() if not heuristic.enabled)
+    heuristics = "off" if not quality.enabled else f"on, without {', '.join(off)}" if off else "on"
+    classifier = settings.classifier
+    metrics = ", ".join(f"{metric.name} ({metric.weight:g})" for metric in settings.rewards.metrics)
+    prompts = f"prompts are {'' if settings.logging.store_prompts else 'not '}stored"
+    lines = [
+        f"server      http://{server.host}:{server.port}, {_counted(server.workers, 'worker')}",
+        f"database    {_database_shown(database)}",
+        f"classifier  {classifier.kind}, reads {classifier.reads}, at most {classifier.max_characters:,} characters",
+        f"tiers       simple below {classifier.simple_below:g}, medium below {classifier.medium_below:g}, else complex",
+        f"routing     policy {settings.routing.policy}, {_counted(settings.routing.fallbacks, 'fallback')}",
+        f"quality     heuristics {heuristics}",
+        f"rewards     {metrics}; taken for {settings.rewards.window_days:g} days",
+        f"logging     {settings.logging.level}, {settings.logging.format}; {prompts}",
+        f"retention   decisions for {settings.retention.decisions_days:g} days",
+        "",
+        *_table([_MODEL_COLUMNS, *(_model_row(model) for model in settings.models)]),
+        "",
+        *_table([("policy", "kind", "settings"), *(_policy_row(policy) for policy in settings.policies)]),
+    ]
+    if settings.simulated_only:
+        lines += ["", "Only simulated models are configured: replies are made up. Add [[models]] for real ones."]
+    return "\n".join(lines)
+
+
+_MODEL_COLUMNS = (
+    "model", "provider", "upstream", "tier", "USD/M in", "USD/M out", "USD/M cached", "window", "abilities", "",
+)  # fmt: skip
+
+
+def _model_row(model: AnyModel) -> tuple[str, ...]:
+    cached = model.price_in if model.price_cached_in is None else model.price_cached_in
+    notes = [*(["local"] if model.local else []), *([] if model.enabled else ["disabled"])]
+    return (
+        model.name,
+        str(model.__struct_config__.tag),
+        model.upstream_model,
+        model.tier,
+        f"{model.price_in:g}",
+        f"{model.price_out:g}",
+        f"{cached:g}",
+        f"{model.window:,}",
+        ", ".join(sorted(model.abilities)) or "-",
+        ", ".join(notes),
+    )
+
+
+def _policy_row(policy: Policy) -> tuple[str, ...]:
+    defaults = {field.name: field.default for field in fields(policy)}
+    own = [name for name in policy.__struct_fields__ if name != "name" and getattr(policy, name) != defaults[name]]
+    shown = ", ".join(f"{name} {_shown(getattr(policy, name))}" for name in own)
+    return policy.name, str(policy.__struct_config__.tag), shown or "defaults"
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _database_shown(database: Database) -> str:
+    return f"URL from ${database.url_env}" if database.url_env else _without_password(database.url)
+
+
+def _without_password(url: str) -> str:
+    """A URL fit for the screen.
+
+    >>> _without_password("postgresql://me:secret@host/name?password=secret")
+    'postgresql://me:***@host/name?password=***'
+    """
+    password = urlsplit(url).password
+    shown = url.replace(f":{password}@", ":***@", 1) if password else url
+    return re.sub(r"(password=)[^&]*", r"\1***", shown)
+
+
+def difference(old: Settings, new: Settings) -> list[str]:
+    """What taking over `new` changes, one sentence each; says which changes only take effect after a restart."""
+    changes = [*_entries("model", old.models, new.models), *_entries("policy", old.policies, new.policies)]
+    for field in fields(Settings):
+        before, after = getattr(old, field.name), getattr(new, field.name)
+        if isinstance(before, Section):
+            needs_restart = " (takes effect after a restart)" if field.name in NEEDS_RESTART else ""
+            changes += [f"{change}{needs_restart}." for change in _changed(field.name, before, after)]
+    return changes
+
+
+def _entries(noun: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[str]:
+    """What changes among models, or among policies: they are told apart by name."""
+    before, after = {entry.name: entry for entry in old}, {entry.name: entry for entry in new}
+    yield from (f"The {noun} `{name}` is new." for name in after if name not in before)
+    yield from (f"The {noun} `{name}` is gone." for name in before if name not in after)
+    kept = [name for name in after if name in before]
+    for name in kept:
+        if type(before[name]) is type(after[name]):
+            yield from (f"The {noun} `{name}`: {change}." for change in _changed("", before[name], after[name]))
+        else:
+            config = before[name].__struct_config__
+            kinds = f"{config.tag} -> {after[name].__struct_config__.tag}"
+            yield f"The {noun} `{name}`: {config.tag_field} {kinds}, with other settings."
+    if kept != [name for name in before if name in after]:
+        yield f"The order of {noun} entries is another one: between equals the first wins."
+
+
+def _changed(path: str, old: msgspec.Struct, new: msgspec.Struct) -> Iterator[str]:
+    """Each setting that differs, with its old and new value."""
+    for name in old.__struct_fields__:
+        before, after = getattr(old, name), getattr(new, name)
+        where = f"{path}.{name}" if path else name
+        if before == after:
+            continue
+        if isinstance(before, Section) and isinstance(after, Section):
+            yield from _changed(where, before, after)
+        elif isinstance(old, ModelSection) and name == "headers":
+            yield f"`{where}` changed"
+        else:
+            yield f"`{where}` {_shown(before)} -> {_shown(after)}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, str) and "://" in value:
+        value = _without_password(value)
+    return msgspec.json.encode(value, order="deterministic").decode()
