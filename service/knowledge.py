@@ -1,0 +1,180 @@
+"""What this process knows of the posteriors, and the immutable snapshots that decisions are taken on.
+
+The database is the authority; this is a copy of its sums. Own commits are added as they happen, other processes' are
+read each second. Counts are integers and both ways pass the writer's queue, so nothing is lost or counted twice.
+"""
+
+import time
+from collections import OrderedDict
+from collections.abc import Mapping
+from hashlib import blake2b
+
+import msgspec
+from sqlalchemy import Connection
+
+from bandit.posteriors import Beliefs, CellKey, Counts, Evidence, evidence_from
+from bandit.vocabulary import Channel
+from service import store
+from service.store import SumKey
+from service.writer import Writer
+
+_SWAP_EVERY_S = 0.1  # decisions within this time are taken on the same snapshot: few versions to store
+_LOOK_BACK_S = 30.0  # how far clocks and long transactions of other processes may put a change into the past
+_KEPT_CONTENTS = 4096
+_FIRST_SPAN_H = 24 * 8
+
+_evidence = msgspec.json.Decoder(dict[str, Evidence])
+
+
+def encode(evidence: Mapping[str, Evidence]) -> str:
+    """Evidence as canonical JSON: arms in order, arms without any left out."""
+    known = {arm: evidence[arm] for arm in sorted(evidence) if evidence[arm] != Evidence()}
+    return msgspec.json.encode(known).decode()
+
+
+def decode(content: str) -> Beliefs:
+    """The beliefs that this content describes, bit for bit."""
+    return Beliefs(_version(content), _evidence.decode(content))
+
+
+def _version(content: str) -> str:
+    return blake2b(content.encode(), digest_size=16).hexdigest()
+
+
+class Knowledge:
+    """Sums of rewards by namespace, task type, arm, tier and channel, and their snapshots.
+
+    Changed only on the event loop; reading from another thread is safe.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, str], dict[tuple[str, str, Channel], Counts]] = {}  # ns, task: arm, tier, channel
+        # Cells that may still change are known one by one, to see by how much another process changed them. Older
+        # hours are only in the sums.
+        self._cells: dict[CellKey, Counts] = {}
+        self._span_h = _FIRST_SPAN_H
+        self._horizon = 0  # the first hour known cell by cell
+        self._since: float | None = None  # the last change seen; None: everything must be read
+        self._refreshed_at: float | None = None
+        self._stale: set[tuple[str, str]] = set()
+        self._snapshots: dict[tuple[str, str], Beliefs] = {}
+        self._swapped_at: dict[tuple[str, str], float] = {}
+        self._contents: OrderedDict[str, str] = OrderedDict()
+
+    def beliefs(self, namespace: str, task_type: str, now: float, *, fresh: bool = False) -> Beliefs:
+        """The snapshot to decide on; at most 0.1 s older than the last commit, with `fresh` not at all."""
+        key = (namespace, task_type)
+        snapshot = self._snapshots.get(key)
+        due = fresh or now - self._swapped_at.get(key, float("-inf")) >= _SWAP_EVERY_S
+        if snapshot is None or (due and key in self._stale):
+            self._stale.discard(key)
+            snapshot = self._snapshot(key)
+            self._snapshots[key] = snapshot
+            self._swapped_at[key] = now
+        return snapshot
+
+    def content(self, version: str) -> str:
+        """The content of one of the last 4,096 versions given out, to be stored.
+
+        Raises:
+            KeyError: not one of them.
+        """
+        return self._contents[version]
+
+    def cells(self) -> dict[SumKey, Counts]:
+        """All sums, by namespace, arm, task type, tier and channel."""
+        return {
+            (namespace, arm, task_type, tier, channel): counts
+            for (namespace, task_type), sums in list(self._sums.items())
+            for (arm, tier, channel), counts in list(sums.items())
+        }
+
+    def age(self, now: float) -> float:
+        """Seconds since the database was last read; infinite before."""
+        return now - self._refreshed_at if self._refreshed_at is not None else float("inf")
+
+    def load(self, older: Mapping[SumKey, Counts], cells: Mapping[CellKey, Counts] | None = None) -> None:
+        """Forget everything and start from sums over `older` hours and single newer cells."""
+        self._stale.update(self._sums)
+        self._sums.clear()
+        self._cells.clear()
+        for (namespace, arm, task_type, tier, channel), counts in older.items():
+            self._add((namespace, task_type), (arm, tier, channel), counts)
+        self.fold(cells or {})
+
+    def fold(self, deltas: Mapping[CellKey, Counts]) -> None:
+        """Add what a commit of our own added."""
+        for cell, delta in deltas.items():
+            self._add((cell.namespace, cell.task_type), (cell.arm, cell.tier, cell.channel), delta)
+            if cell.hour >= self._horizon:
+                self._cells[cell] = self._cells.get(cell, Counts()).plus(delta)
+
+    def replace(self, cells: Mapping[CellKey, Counts]) -> None:
+        """Take over cells as they stand in the database. Must be called in the writer's order, like `fold`."""
+        unknown = [cell.hour for cell in cells if cell.hour < self._horizon]
+        if unknown:  # an hour changed that was taken for closed: read everything, and keep such hours apart
+            self._span_h = 2 * (self._horizon + self._span_h - min(unknown))
+            self._since = None
+            return
+        changes = {cell: counts.minus(self._cells.get(cell, Counts())) for cell, counts in cells.items()}
+        self.fold({cell: change for cell, change in changes.items() if change != Counts()})
+
+    async def refresh(self, writer: Writer) -> None:
+        """Read what other processes learned since the last time; at first, and when asked to forget, everything.
+
+        Raises:
+            StorageUnavailable: the database could not be read.
+        """
+        if self._since is None:
+            await writer.call(self._read_all, self._take_all)
+        else:
+            await writer.call(self._read_changes, self._take_changes)
+        if self._since is None:
+            await writer.call(self._read_all, self._take_all)
+
+    def _read_all(self, connection: Connection) -> tuple[int, float, dict[SumKey, Counts], dict[CellKey, Counts]]:
+        now = time.time()
+        horizon = int(now // 3600) - self._span_h
+        older = store.sum_cells(connection, before_hour=horizon)
+        return horizon, now, older, store.cells_from_hour(connection, horizon)
+
+    def _take_all(self, found: tuple[int, float, dict[SumKey, Counts], dict[CellKey, Counts]]) -> None:
+        self._horizon, now, older, cells = found
+        self.load(older, cells)
+        self._since = self._refreshed_at = now
+
+    def _read_changes(self, connection: Connection) -> tuple[dict[CellKey, Counts], float]:
+        now = time.time()
+        cells, latest = store.cells_changed_since(connection, (self._since or 0.0) - _LOOK_BACK_S)
+        return cells, min(latest, now)
+
+    def _take_changes(self, found: tuple[dict[CellKey, Counts], float]) -> None:
+        cells, latest = found
+        self._refreshed_at = time.time()
+        self._since = max(self._since or 0.0, latest)
+        self.replace(cells)
+        self._forget_closed_hours()
+
+    def _forget_closed_hours(self) -> None:
+        horizon = int(time.time() // 3600) - self._span_h
+        if horizon >= self._horizon + 24:
+            self._horizon = horizon
+            self._cells = {cell: counts for cell, counts in self._cells.items() if cell.hour >= horizon}
+
+    def _add(self, key: tuple[str, str], part: tuple[str, str, Channel], counts: Counts) -> None:
+        sums = self._sums.setdefault(key, {})
+        sums[part] = sums.get(part, Counts()).plus(counts)
+        self._stale.add(key)
+
+    def _snapshot(self, key: tuple[str, str]) -> Beliefs:
+        arms: dict[str, dict[Channel, Counts]] = {}
+        for (arm, _tier, channel), counts in list(self._sums.get(key, {}).items()):
+            by_channel = arms.setdefault(arm, {})
+            by_channel[channel] = by_channel.get(channel, Counts()).plus(counts)
+        content = encode({arm: evidence_from(channels) for arm, channels in arms.items()})
+        beliefs = decode(content)
+        self._contents[beliefs.version] = content
+        self._contents.move_to_end(beliefs.version)
+        if len(self._contents) > _KEPT_CONTENTS:
+            self._contents.popitem(last=False)
+        return beliefs

@@ -1,0 +1,161 @@
+"""Learning: rewards into the log and into the posterior, in the one transaction that matters.
+
+Explicit feedback, heuristics and hard failures all come this way, with another channel and another weight.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection
+
+from bandit.posteriors import CellKey, Counts, counts_of
+from bandit.vocabulary import Channel, Reward
+from service import store
+
+Status = Literal["recorded", "unchanged", "replaced", "unknown_decision", "too_late", "other_key"]
+
+
+class Measurement(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody, or a heuristic, says of one reply. Decision, metric, source and user together are its key."""
+
+    decision_id: str
+    metric: str
+    source: str  # user, api, heuristics ...
+    value: float  # [0, 1]
+    at: float  # seconds since 1970-01-01 UTC
+    user: str = ""
+    weight: float = 1.0  # (0, 1]: how much of one label this is worth
+    channel: Channel = "thumb"
+    comment: str = ""
+    detail: str = "{}"  # JSON
+    arm: str | None = None  # whose reply is meant, when it is not the one that served: a failed first try
+    key_id: str | None = None  # the API key it came with; None: ourselves or an admin, who may rate everything
+
+    @property
+    def key(self) -> store.RewardKey:
+        """What makes it the same measurement said again."""
+        return self.decision_id, self.metric, self.source, self.user
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of a measurement; the last three are empty when the decision is unknown."""
+
+    decision_id: str
+    metric: str
+    status: Status
+    arm: str = ""
+    task_type: str = ""
+    lag_s: float | None = None  # from the decision to the measurement
+
+
+_SAID = ("value", "weight", "channel", "comment", "detail")
+
+
+def record(
+    connection: Connection, measurements: Sequence[Measurement], *, window_s: float, now: float
+) -> tuple[list[Outcome], dict[CellKey, Counts]]:
+    """Store measurements and add them to their cells; the same again changes nothing, a changed mind replaces.
+
+    Returns an outcome for each measurement, in order, and what was added to which cell. Decisions older than
+    `window_s` take no more rewards. `now` is the time of the transaction: other processes look for what changed by it,
+    so it must not be that of the measurement, which may have waited.
+
+    Raises:
+        IntegrityError: another process stored one of them at the same moment; the transaction must be repeated.
+    """
+    found = store.decisions_to_rate(connection, sorted({m.decision_id for m in measurements}))
+    refusals = [_refusal(m, found.get(m.decision_id), window_s) for m in measurements]
+    accepted = sorted({m.key for m, refusal in zip(measurements, refusals, strict=True) if refusal is None})
+    stored = store.rewards_by_key(connection, accepted) if accepted else {}
+
+    current = dict(stored)
+    deltas: dict[CellKey, Counts] = {}
+    outcomes = []
+    for measurement, refusal in zip(measurements, refusals, strict=True):
+        decision = found.get(measurement.decision_id)
+        status = refusal or "unchanged"
+        if refusal is None and decision is not None:
+            old, new = current.get(measurement.key), _row(measurement, decision, now)
+            if old is None or any(old[name] != new[name] for name in _SAID):
+                status = "recorded" if old is None else "replaced"
+                if old is not None:
+                    new["created_at"] = old["created_at"]
+                    _add(deltas, _cell(old), Counts().minus(_counts(old)))
+                _add(deltas, _cell(new), _counts(new))
+                current[measurement.key] = new
+        outcomes.append(_outcome(measurement, status, decision))
+
+    deltas = {cell: counts for cell, counts in deltas.items() if counts != Counts()}
+    _write(connection, stored, current)
+    store.add_to_cells(connection, deltas, now)
+    return outcomes, deltas
+
+
+def _refusal(measurement: Measurement, decision: store.Rateable | None, window_s: float) -> Status | None:
+    if decision is None:
+        return "unknown_decision"
+    if measurement.key_id is not None and measurement.key_id != decision.key_id:
+        return "other_key"
+    if measurement.at - decision.created_at > window_s:
+        return "too_late"
+    return None
+
+
+def _write(
+    connection: Connection,
+    stored: dict[store.RewardKey, store.RowDict],
+    current: dict[store.RewardKey, store.RowDict],
+) -> None:
+    new = [current[key] for key in sorted(current) if key not in stored]
+    replaced = [current[key] for key in sorted(stored) if current[key] is not stored[key]]
+    if new:
+        store.insert_rewards(connection, new)
+    if replaced:
+        store.replace_rewards(connection, replaced)
+
+
+def _row(measurement: Measurement, decision: store.Rateable, now: float) -> store.RowDict:
+    return {
+        "decision_id": measurement.decision_id,
+        "metric": measurement.metric,
+        "source": measurement.source,
+        "user": measurement.user,
+        "value": measurement.value,
+        "weight": measurement.weight,
+        "channel": measurement.channel,
+        "namespace": decision.namespace,
+        "arm": measurement.arm or decision.arm,
+        "task_type": decision.task_type,
+        "tier": decision.tier,
+        "hour": int(decision.created_at // 3600),
+        "comment": measurement.comment,
+        "detail": measurement.detail,
+        "created_at": measurement.at,
+        "updated_at": now,
+    }
+
+
+def _cell(row: dict[str, Any]) -> CellKey:
+    return CellKey(row["namespace"], row["arm"], row["task_type"], row["tier"], row["hour"], row["channel"])
+
+
+def _counts(row: dict[str, Any]) -> Counts:
+    return counts_of(Reward(value=row["value"], weight=row["weight"], channel=row["channel"]))
+
+
+def _add(deltas: dict[CellKey, Counts], cell: CellKey, counts: Counts) -> None:
+    deltas[cell] = deltas.get(cell, Counts()).plus(counts)
+
+
+def _outcome(measurement: Measurement, status: Status, decision: store.Rateable | None) -> Outcome:
+    if decision is None:
+        return Outcome(decision_id=measurement.decision_id, metric=measurement.metric, status=status)
+    return Outcome(
+        decision_id=measurement.decision_id,
+        metric=measurement.metric,
+        status=status,
+        arm=measurement.arm or decision.arm,
+        task_type=decision.task_type,
+        lag_s=measurement.at - decision.created_at,
+    )

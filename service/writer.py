@@ -1,0 +1,299 @@
+"""The one writer of a process: everything that must be durable passes here, in order, in grouped commits.
+
+A commit costs a flush of the disk however many rows it holds, so what waits is committed together: at once when the
+writer is idle, and while a burst lasts, a little later for all of it.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from bandit.posteriors import CellKey, Counts
+from service import learn, settings, store
+from service.database import Database, Result, Work, is_conflict, is_storage_fault
+from service.errors import StorageUnavailable
+
+log = logging.getLogger("armwise")
+
+_MOST_WAITING = 10_000  # rows; more than that is seconds of work, so callers are told at once
+_TRIES = 5  # of a transaction that meets another process at the same row
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
+
+
+class _Job:
+    """What one caller wants written, and the future it waits on."""
+
+    __slots__ = (
+        "attempts", "beliefs", "configs", "decision", "expired", "future", "measurements", "served", "size", "then",
+        "timer", "work",
+    )  # fmt: skip
+
+    def __init__(self, future: "asyncio.Future[Any]", size: int = 1) -> None:
+        self.future = future
+        self.size = size
+        self.expired = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.configs: Mapping[str, str] = {}
+        self.beliefs: Mapping[str, str] = {}
+        self.decision: Mapping[str, object] | None = None
+        self.attempts: Sequence[Mapping[str, object]] = ()
+        self.served: tuple[str, str] | None = None
+        self.measurements: Sequence[learn.Measurement] = ()
+        self.work: Work[Any] | None = None
+        self.then: Callable[[Any], None] | None = None
+
+    def succeed(self, result: object) -> None:
+        """Answer the caller, unless it went away; what runs in the writer's order runs in any case."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if self.then is not None:
+            try:
+                self.then(result)
+            except Exception as error:  # noqa: BLE001 - the caller's own function: the caller gets its error
+                self.fail(error)
+                return
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        """Tell the caller, unless it went away."""
+        if self.timer is not None:
+            self.timer.cancel()
+        if not self.future.done():
+            self.future.set_exception(error)
+
+    def expire(self) -> None:
+        """Too late: the caller is told, and unless its group is being committed just now, nothing is written."""
+        self.expired = True
+        self.fail(StorageUnavailable("The database did not take a write in time."))
+
+
+class Writer:
+    """Writes for everybody, in the order of the calls.
+
+    Each method returns a future that is done when the commit is: what it acknowledges is durable. After
+    `settings.timeout_s` it fails with `StorageUnavailable`: a job that was still waiting is then withdrawn and will
+    not be written; one whose commit was under way may still be. Every write may be repeated without harm. A caller
+    that is cancelled does not cancel its write. `on_commit` gets what a commit added to the cells, once, after it.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: settings.Database,
+        on_commit: Callable[[dict[CellKey, Counts]], None],
+        *,
+        window_s: float,
+    ) -> None:
+        self.window_s = window_s  # how old a decision may be that is rated
+        self.healthy = True  # False from a failed write until the next one succeeds
+        self.last_commit_at: float | None = None  # seconds since 1970-01-01 UTC
+        self._database = database
+        self._settings = settings
+        self._on_commit = on_commit
+        self._queue: deque[_Job] = deque()
+        self._rows_waiting = 0
+        self._wake = asyncio.Event()
+        self._closing = False
+        self._crowd = 0  # jobs in the last group
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def queue_length(self) -> int:
+        """Rows that wait for a commit."""
+        return self._rows_waiting
+
+    async def start(self) -> None:
+        """Begin to write what is asked."""
+        self._task = asyncio.create_task(self._run(), name="writer")
+
+    async def close(self) -> None:
+        """Write what waits, then stop; new jobs are refused."""
+        self._closing = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+
+    def add_config(self, version: str, content: str) -> "asyncio.Future[None]":
+        """Store settings once per content."""
+        job = self._job()
+        job.configs = {version: content}
+        return self._put(job)
+
+    def add_decision(self, row: Mapping[str, object], beliefs: tuple[str, str] | None = None) -> "asyncio.Future[None]":
+        """Store a decision, and (version, content) of the beliefs it was taken on."""
+        job = self._job()
+        job.decision = row
+        job.beliefs = dict([beliefs]) if beliefs is not None else {}
+        return self._put(job)
+
+    def add_attempts(
+        self, rows: Sequence[Mapping[str, object]], served: tuple[str, str] | None = None
+    ) -> "asyncio.Future[None]":
+        """Store calls to providers, and (decision id, arm) of who served when it was not the drawn arm."""
+        job = self._job(max(1, len(rows)))
+        job.attempts, job.served = rows, served
+        return self._put(job)
+
+    def record(self, measurements: Sequence[learn.Measurement]) -> "asyncio.Future[list[learn.Outcome]]":
+        """Learn from measurements; an outcome for each, in order."""
+        job = self._job(max(1, len(measurements)))
+        job.measurements = measurements
+        return self._put(job)
+
+    def call(self, work: Work[Result], then: Callable[[Result], None] | None = None) -> "asyncio.Future[Result]":
+        """Run `work` in the writer's order, and after its commit, still in that order, `then` on its result.
+
+        `work` may run more than once, when its transaction has to be repeated.
+        """
+        job = self._job()
+        job.work, job.then = work, then
+        return self._put(job)
+
+    def _job(self, size: int = 1) -> _Job:
+        return _Job(asyncio.get_running_loop().create_future(), size)
+
+    def _put(self, job: _Job) -> "asyncio.Future[Any]":
+        if self._closing:
+            job.fail(StorageUnavailable("The service is shutting down and takes no more writes."))
+        elif self._rows_waiting >= _MOST_WAITING:
+            job.fail(StorageUnavailable(f"{self._rows_waiting:,} rows wait for the database already."))
+        else:
+            job.timer = asyncio.get_running_loop().call_later(self._settings.timeout_s, job.expire)
+            self._queue.append(job)
+            self._rows_waiting += job.size
+            self._wake.set()
+        return job.future
+
+    async def _run(self) -> None:
+        while True:
+            if self._queue:
+                await self._linger()
+                await self._commit(self._take())
+            elif self._closing:
+                return
+            elif not self.healthy:
+                await self._probe()
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+
+    async def _linger(self) -> None:
+        """In a burst, let the event loop bring the rest of it: as long as each of its rounds brings more."""
+        if self._crowd <= 1:
+            return
+        end = time.monotonic() + self._settings.group_ms / 1000.0
+        seen = 0
+        while seen < len(self._queue) and self._rows_waiting < self._settings.group_rows and time.monotonic() < end:
+            seen = len(self._queue)
+            await asyncio.sleep(0)
+
+    def _take(self) -> list[_Job]:
+        jobs: list[_Job] = []
+        rows = 0
+        while self._queue and (not jobs or rows + self._queue[0].size <= self._settings.group_rows):
+            job = self._queue.popleft()
+            self._rows_waiting -= job.size
+            if not job.expired:
+                jobs.append(job)
+                rows += job.size
+        self._crowd = len(jobs)
+        return jobs
+
+    async def _commit(self, jobs: list[_Job]) -> None:
+        """Commit jobs together; when one of them is at fault, each by itself."""
+        pause_s, tries = _FIRST_PAUSE_S, 0
+        while jobs := [job for job in jobs if not job.expired]:
+            tries += 1
+            try:
+                results, deltas = await self._database.write(
+                    partial(_apply, jobs=jobs, window_s=self.window_s, now=time.time())
+                )
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers and not end the writer
+                if is_storage_fault(error):
+                    self._suffer(error)
+                    await asyncio.sleep(pause_s)
+                    pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
+                elif len(jobs) > 1:
+                    for job in jobs:
+                        await self._commit([job])
+                    return
+                elif not is_conflict(error) or tries >= _TRIES:
+                    jobs[0].fail(error)
+                    return
+            else:
+                self._succeed(jobs, results, deltas)
+                return
+
+    def _succeed(self, jobs: list[_Job], results: list[Any], deltas: dict[CellKey, Counts]) -> None:
+        self._recover()
+        if deltas:
+            try:
+                self._on_commit(deltas)
+            except Exception:  # it is committed: callers must be told so, whatever memory makes of it
+                log.exception("what was learned could not be taken into memory; the next refresh reads it")
+        for job, result in zip(jobs, results, strict=True):
+            job.succeed(result)
+
+    async def _probe(self) -> None:
+        """Look whether the database is back; called while nothing waits for it."""
+        try:
+            await self._database.write(lambda connection: connection.execute(text("SELECT 1")))
+        except Exception as error:  # noqa: BLE001 - any failure means: not yet
+            self._suffer(error)
+            await asyncio.sleep(_LONGEST_PAUSE_S / 2)
+        else:
+            self._recover()
+
+    def _suffer(self, error: Exception) -> None:
+        if self.healthy:
+            log.error("the database takes no writes: %s: %s", type(error).__name__, error)
+        self.healthy = False
+
+    def _recover(self) -> None:
+        if not self.healthy:
+            log.warning("the database takes writes again")
+        self.healthy = True
+        self.last_commit_at = time.time()
+
+
+def _apply(
+    connection: Connection, *, jobs: list[_Job], window_s: float, now: float
+) -> tuple[list[Any], dict[CellKey, Counts]]:
+    """All jobs in one transaction: what others refer to comes first."""
+    configs = {version: content for job in jobs for version, content in job.configs.items()}
+    beliefs = {version: content for job in jobs for version, content in job.beliefs.items()}
+    decisions = [job.decision for job in jobs if job.decision is not None]
+    attempts = [row for job in jobs for row in job.attempts]
+    served = [job.served for job in jobs if job.served is not None]
+    measurements = [measurement for job in jobs for measurement in job.measurements]
+    if configs:
+        store.insert_configs(connection, configs, now)
+    if beliefs:
+        store.insert_beliefs(connection, beliefs, now)
+    if decisions:
+        store.insert_decisions(connection, decisions)
+    if attempts:
+        store.insert_attempts(connection, attempts)
+    if served:
+        store.set_served_arms(connection, served)
+    outcomes: list[learn.Outcome] = []
+    deltas: dict[CellKey, Counts] = {}
+    if measurements:
+        outcomes, deltas = learn.record(connection, measurements, window_s=window_s, now=now)
+    results: list[Any] = []
+    for job in jobs:
+        if job.work is not None:
+            results.append(job.work(connection))
+        elif job.measurements:
+            results.append(outcomes[: len(job.measurements)])
+            del outcomes[: len(job.measurements)]
+        else:
+            results.append(None)
+    return results, deltas
