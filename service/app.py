@@ -16,6 +16,7 @@ from typing import Any
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.exceptions import HTTPException
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import store
 from service.api import chat, feedback, owner, routing
@@ -57,6 +58,7 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             *docs_handlers(),
         ],
         openapi_config=openapi_config(),
+        middleware=[_counted],
         lifespan=[_running(settings, config)],
         exception_handlers={
             ArmwiseError: _armwise_error,
@@ -89,7 +91,8 @@ def _running(settings: Settings, config: Path | None) -> Any:
         parts = Parts(setup, database, Knowledge(), Metrics(), config)
         app.state.parts = parts
         await parts.writer.start()
-        await load(parts)
+        await parts.knowledge.refresh(parts.writer)
+        await reload_keys(parts)
         await parts.providers.prepare(setup.models.values())
         loops = [asyncio.create_task(_refresh(parts)), asyncio.create_task(_prune(parts))]
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
@@ -110,12 +113,6 @@ def _running(settings: Settings, config: Path | None) -> Any:
     return running
 
 
-async def load(parts: Parts) -> None:
-    """Read what was learned, and the keys."""
-    parts.knowledge.load(await parts.database.read(store.sum_cells))
-    await reload_keys(parts)
-
-
 async def reload_keys(parts: Parts) -> None:
     """Read the API keys again; a revoked one ends here."""
     rows = await parts.database.read(store.list_keys)
@@ -129,6 +126,9 @@ async def _refresh(parts: Parts) -> None:
         try:
             await parts.knowledge.refresh(parts.writer)
             await reload_keys(parts)
+            parts.metrics.worker_state(
+                parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded
+            )
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
@@ -156,6 +156,35 @@ def _reload_on_signal(parts: Parts) -> None:
             log.info("settings read again: %s", "; ".join(changes) or "nothing changed")
 
     parts.after_reply(reload())
+
+
+def _counted(app: ASGIApp) -> ASGIApp:
+    """Count every request with its status and its time."""
+
+    async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 499  # the client went away before there was an answer
+        streamed = False
+
+        async def sending(message: Message) -> None:
+            nonlocal status, streamed
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                streamed = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+            await send(message)
+
+        try:
+            await app(scope, receive, sending)
+        finally:
+            metrics: Metrics = scope["litestar_app"].state.parts.metrics
+            metrics.request_done(
+                scope["path"], status, streamed=streamed, seconds=time.perf_counter() - started
+            )  # fmt: skip
+
+    return counted
 
 
 def _json(status: int, body: bytes, headers: dict[str, str] | None = None) -> Response[bytes]:

@@ -14,6 +14,7 @@ from service.errors import ArmwiseError, ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from service.auth import Scope
     from service.settings import Settings
 
 T = TypeVar("T")
@@ -163,14 +164,12 @@ def migrate(config: Path | None) -> None:
 @config_option
 def rebuild(config: Path | None) -> None:
     """Fold all rewards again into the posterior cells, and say what differed."""
+    import time
+
     from service import store
 
-    def work(connection: "Connection") -> int:
-        differing = len(store.compare_fold(connection))
-        store.refold(connection)
-        return differing
-
-    click.echo(f"Rebuilt. {with_database(config, work)} cells had differed from the rewards.")
+    wrong = with_database(config, lambda connection: store.refold(connection, time.time()))
+    click.echo(f"Rebuilt. {wrong} cells had differed from the rewards.")
 
 
 @main.group()
@@ -188,16 +187,17 @@ def key() -> None:
     type=click.Choice(["chat", "feedback", "read", "admin"]),
     help="What it may do; give several. Default: chat and feedback.",
 )
-def create_key(config: Path | None, name: str, scopes: tuple[str, ...]) -> None:
+def create_key(config: Path | None, name: str, scopes: "tuple[Scope, ...]") -> None:
     """Make a key. Its secret is printed once and kept only as a digest."""
     import time
 
     from service import store
-    from service.auth import new_key
+    from service.auth import key_row, new_key, new_secret
 
-    secret, row = new_key(name, scopes or ("chat", "feedback"), time.time())
-    with_database(config, lambda connection: store.insert_key(connection, row))
-    click.echo(f"Key {row['id']} ({name}: {row['scopes']}). Keep the secret, it is not shown again:", err=True)
+    secret = new_secret()
+    made = new_key(secret, name, scopes or ("chat", "feedback"), time.time())
+    with_database(config, lambda connection: store.insert_key(connection, key_row(made)))
+    click.echo(f"Key {made.id} ({name}: {', '.join(sorted(made.scopes))}). Shown once, keep it:", err=True)
     click.echo(secret)
 
 
@@ -208,13 +208,14 @@ def list_keys(config: Path | None) -> None:
     import time
 
     from service import store
+    from service.auth import key_from_row
 
-    rows = with_database(config, store.list_keys)
-    for row in rows:
-        made = time.strftime("%Y-%m-%d", time.gmtime(row["created_at"]))
-        state = "revoked" if row["revoked_at"] else "active"
-        click.echo(f"{row['id']}  {state:8} {made}  {row['scopes']:24} {row['name']}")
-    if not rows:
+    keys = [key_from_row(row) for row in with_database(config, store.list_keys)]
+    for key in keys:
+        made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
+        state = "revoked" if key.revoked_at else "active"
+        click.echo(f"{key.id}  {state:8} {made}  {','.join(sorted(key.scopes)):24} {key.name}")
+    if not keys:
         click.echo("There is no key: the service answers loopback clients only.")
 
 

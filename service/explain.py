@@ -23,7 +23,7 @@ def explain(connection: Connection, decision_id: str, key_id: str | None = None)
     Raises:
         NotFound: no such decision, or of another key.
     """
-    row: dict[str, Any] | None = store.decision(connection, decision_id)
+    row: Any = store.decision(connection, decision_id)
     if row is None or (key_id is not None and row["key_id"] != key_id):
         raise NotFound(f"No decision has the id `{decision_id[:80]}`.", code="not_found")
     decision = msgspec.json.decode(row["detail"], type=Decision)

@@ -24,6 +24,8 @@ from service.writer import Writer
 
 log = logging.getLogger("armwise")
 
+_DAY_S = 86_400.0
+
 
 class Parts:
     """Everything a handler may use. `setup` and `keyring` are replaced whole; a request keeps the one it began with."""
@@ -36,11 +38,13 @@ class Parts:
         self.knowledge = knowledge
         self.metrics = metrics
         self.config = config  # the settings file; None: defaults
-        self.writer = Writer(database, setup.settings.database, knowledge.fold)
+        window_s = setup.settings.rewards.window_days * _DAY_S
+        self.writer = Writer(database, setup.settings.database, knowledge.fold, window_s=window_s)
         self.providers = Providers()
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)
         self.started_at = time.time()
+        self.loop = asyncio.get_running_loop()
         self._stored_configs: set[str] = set()
         self._reloading = asyncio.Lock()
         self._afterwards: set[asyncio.Task[None]] = set()
@@ -55,6 +59,7 @@ class Parts:
         if decision.method == "degraded":
             self.metrics.degraded()
             return False
+        started = time.perf_counter()
         try:
             await self._remember_config(setup)
             row = decision_row(decision)
@@ -64,6 +69,7 @@ class Parts:
             log.warning("decision %s was not stored: the database takes no writes", decision.id)
             self.metrics.degraded()
             return False
+        self.metrics.stored(time.perf_counter() - started)
         return True
 
     async def _remember_config(self, setup: Setup) -> None:
@@ -85,6 +91,7 @@ class Parts:
             await self.providers.prepare(setup.models.values())
             changes = difference(self.setup.settings, settings)
             self.setup = setup
+            self.writer.window_s = settings.rewards.window_days * _DAY_S
         return changes
 
     def after_reply(self, work: Coroutine[Any, Any, None]) -> None:

@@ -103,6 +103,8 @@ async def _settle(
         cost = cost_of(setup, attempt.arm, usage)
         rows.append(attempt_row(attempt, decision, usage, cost))
         parts.metrics.attempt_done(attempt, usage, cost)
+        if attempt is not last:
+            parts.metrics.fell_back(attempt)
     if not stored:
         return
     writes: list[Awaitable[object]] = [parts.writer.add_attempts(rows)]
@@ -170,6 +172,7 @@ def repeated(parts: Parts, request: ChatRequest, decision: Decision, quality: Qu
     repeat = parts.repeats.seen(principal, request.last_user_text, decision.id, decision.created_at)
     if repeat is None:
         return []
+    parts.metrics.repeated()
     setting = quality.heuristics.get(repeat.signal)
     if setting is not None and not setting.enabled:
         return []

@@ -1,0 +1,87 @@
+"""A whole service for each test: the real application under a real uvicorn, on a port of its own."""
+
+import contextlib
+import threading
+import time
+
+import aiohttp
+import pytest
+import uvicorn
+
+from service.app import create_app
+from service.serving import listen
+from service.settings import Database, Server, Settings, SimulatedModel
+
+
+class Running:
+    """A service under test."""
+
+    def __init__(self, settings, config=None):
+        self.settings = settings
+        self.socket = listen("127.0.0.1", 0)
+        self.port = self.socket.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.app = create_app(settings, config)
+        self.server = uvicorn.Server(uvicorn.Config(self.app, log_config=None, access_log=False, loop="asyncio"))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]}, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        deadline = time.monotonic() + 30
+        while not self.server.started:
+            assert self.thread.is_alive(), "the service did not start"
+            assert time.monotonic() < deadline, "the service did not start in time"
+            time.sleep(0.01)
+        return self
+
+    def __exit__(self, *error):
+        self.server.should_exit = True
+        self.thread.join(30)
+        self.socket.close()
+
+    @property
+    def parts(self):
+        return self.app.state.parts
+
+
+def settings_for(url, **changes):
+    """Settings on a database, with whatever else a test needs."""
+    return Settings(server=Server(port=8402), database=Database(url=url), **changes)
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Start a service: run(models=..., ...). All are stopped at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def start(url=None, config=None, **changes):
+            url = url or f"sqlite:///{tmp_path}/armwise.db"
+            return stack.enter_context(Running(settings_for(url, **changes), config))
+
+        yield start
+
+
+@pytest.fixture
+def service(run):
+    """The service as it is without a settings file."""
+    return run()
+
+
+@pytest.fixture
+async def http(service):
+    """An HTTP client whose paths are those of `service`."""
+    async with aiohttp.ClientSession(service.url) as session:
+        yield session
+
+
+@pytest.fixture
+def three_models():
+    """Three simulated models by those names and tiers."""
+    return tuple(SimulatedModel(name=f"m-{tier}", tier=tier) for tier in ("small", "medium", "large"))
+
+
+@pytest.fixture
+def free_port():
+    """A port on which nobody listens."""
+    with listen("127.0.0.1", 0) as found:
+        return found.getsockname()[1]
