@@ -1,0 +1,319 @@
+"""Every Prometheus metric, named in one place. docs/metrics.md says how to read them.
+
+Labels take values from closed sets: names out of the settings, or words listed here. What a client writes (a path, a
+source) is mapped onto such a word first, and no label ever names a user or a key.
+"""
+
+import platform
+import time
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics import MetricWrapperBase
+
+from service import errors
+from service.errors import FailureKind, UpstreamFailure
+
+if TYPE_CHECKING:  # only for types: these modules are joined with this one in service.parts
+    from service.complete import Attempt
+    from service.decide import Decision
+    from service.wire import Usage
+
+# A `_created` series beside each counter and histogram would half again the scrape and tells nothing we use.
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
+
+Child = TypeVar("Child", bound=MetricWrapperBase)
+
+ENDPOINTS = (
+    "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/decisions", "/feedback", "/stats",
+    "/health", "/ready", "/metrics", "/docs", "/admin", "other",
+)  # fmt: skip
+STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
+SOURCES = ("user", "api", "heuristics", "other")
+RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
+PLACES = ("store", "settle", "policy", "refresh", "fold", "prune", "other")
+EVIDENCE = ("explicit", "heuristic")
+TOKENS = ("prompt", "completion", "cached")
+
+_OURS: dict[type[Exception], str] = {
+    errors.BadRequest: "bad_request",
+    errors.NotAuthenticated: "not_authenticated",
+    errors.NotAllowed: "not_allowed",
+    errors.NotFound: "not_found",
+    errors.Gone: "gone",
+    errors.TooLarge: "too_large",
+    errors.Unprocessable: "unprocessable",
+    errors.NoEligibleModel: "no_eligible_model",
+    errors.StorageUnavailable: "storage_unavailable",
+}
+ERROR_KINDS = (*get_args(FailureKind), *_OURS.values(), "internal")
+
+# From the finest of our own work (a decision takes about 0.1 ms) to a stalled disk.
+_WORK_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
+# From a simulated model that answers at once to the longest replies.
+_CALL_BUCKETS = (1e-3, 5e-3, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
+
+_GaugeMode = Literal["livemin", "livemax", "livesum", "livemostrecent"]
+
+
+class _By(dict[Any, Child]):
+    """The children of one metric by their label values: a dict look-up instead of `labels()`, four times as fast."""
+
+    def __init__(self, metric: Child) -> None:
+        super().__init__()
+        self._metric = metric
+
+    def __missing__(self, values: str | tuple[str, ...]) -> Child:
+        child = self._metric.labels(*((values,) if isinstance(values, str) else values))
+        self[values] = child
+        return child
+
+
+class Metrics:
+    """All metrics of one process. In tests every application has its own; with several workers, one each.
+
+    Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = self._counter(
+            "armwise_requests", "Requests answered.", "endpoint", "status", "streamed"
+        )  # fmt: skip
+        self._request_seconds = self._histogram(
+            "armwise_request_seconds", "From the request's head to the last byte of its answer.",
+            _CALL_BUCKETS, "endpoint",
+        )  # fmt: skip
+        self._errors = self._counter("armwise_errors", "Requests answered with an error.", "endpoint", "kind")
+
+        self._decisions = self._counter(
+            "armwise_decisions", "Routing decisions, by the model drawn.", "task_type", "model", "policy", "method"
+        )
+        self._degraded = self._counter(
+            "armwise_degraded_decisions", "Decisions that could not be stored, so that nothing is learned from them."
+        )[()]
+        self._classify_seconds = self._work("armwise_classify_seconds", "Reading the prompt and classifying it.")
+        self._decide_seconds = self._work("armwise_decide_seconds", "Eligibility, probabilities and the draw.")
+        self._store_seconds = self._work("armwise_store_seconds", "Waiting for the decision's commit.")
+        self._overhead_seconds = self._work(
+            "armwise_overhead_seconds", "What we added to a chat request: all of it but waiting for providers."
+        )
+
+        self._served = self._counter("armwise_served", "Replies given, by the model that gave them.", "model")
+        self._upstream_seconds = self._histogram(
+            "armwise_upstream_seconds", "A call to a provider, from start to last byte.", _CALL_BUCKETS, "model"
+        )
+        self._first_token_seconds = self._histogram(
+            "armwise_first_token_seconds", "From the call to the first token of a stream.", _CALL_BUCKETS, "model"
+        )
+        self._upstream_errors = self._counter(
+            "armwise_upstream_errors", "Calls to a provider that failed.", "model", "kind"
+        )
+        self._fallbacks = self._counter(
+            "armwise_fallbacks", "Times another model was tried because this one failed.", "model", "reason"
+        )
+        self._tokens = self._counter(
+            "armwise_tokens", "Tokens used; cached ones are also among the prompt's.", "model", "kind"
+        )
+        self._cost = self._counter("armwise_cost_usd", "Money spent at the configured prices.", "model")
+
+        self._feedback = self._counter("armwise_feedback", "Feedback received.", "metric", "result", "source")
+        self._feedback_lag = self._histogram(
+            "armwise_feedback_lag_seconds", "From a decision to its feedback.", _LAG_BUCKETS
+        )[()]
+        self._heuristics = self._counter(
+            "armwise_heuristics_fired", "Quality heuristics that had something against a reply.", "heuristic"
+        )
+        self._repeats = self._counter("armwise_repeats", "Users who asked the same again soon after a reply.")[()]
+        self._posterior_mean = self._gauge(
+            "armwise_posterior_mean", "Expected quality.", "livemostrecent", "task_type", "model"
+        )
+        self._posterior_evidence = self._gauge(
+            "armwise_posterior_evidence", "Labels behind the expected quality; not a whole number when forgetting.",
+            "livemostrecent", "task_type", "model", "kind",
+        )  # fmt: skip
+        self._learner_errors = self._counter(
+            "armwise_learner_errors", "Failures of learning. Serving went on.", "place"
+        )
+
+        self._snapshot = self._gauge(
+            "armwise_snapshot_timestamp_seconds",
+            "When the snapshot of what was learned was last known to be fresh (since 1970); the oldest of all workers.",
+            "livemin",
+        )[()]
+        self._queue = self._gauge(
+            "armwise_storage_queue_length", "Writes that wait for a commit, all workers.", "livesum"
+        )[()]
+        self._degraded_now = self._gauge(
+            "armwise_degraded", "1 while some worker cannot write to the database, else 0.", "livemax"
+        )[()]
+        self._commit_seconds = self._work("armwise_commit_seconds", "One commit of the storage writer.")
+        self._snapshot.set(time.time())  # 0 would read as 50 years old until the first refresh
+
+        build = self._gauge("armwise_build_info", "Always 1.", "livemax", "version", "python")
+        build[version("armwise"), platform.python_version()].set(1)
+        if not _several_processes():
+            prometheus_client.ProcessCollector(registry=self.registry)
+            prometheus_client.PlatformCollector(registry=self.registry)
+            prometheus_client.GCCollector(registry=self.registry)
+
+    def request_done(self, path: str, status: int, *, streamed: bool, seconds: float) -> None:
+        """Count an answered request; `path` may be any."""
+        endpoint = endpoint_of(path)
+        self._requests[endpoint, f"{status // 100}xx", "true" if streamed else "false"].inc()
+        self._request_seconds[endpoint].observe(seconds)
+
+    def request_failed(self, path: str, error: BaseException) -> None:
+        """Count an error that a client was told."""
+        self._errors[endpoint_of(path), error_kind(error)].inc()
+
+    def decided(self, decision: "Decision") -> None:
+        """Count a routing decision and the time it took."""
+        choice = decision.choice
+        self._decisions[decision.profile.task_type, choice.arm, choice.policy, decision.method].inc()
+        self._classify_seconds.observe(decision.classify_s)
+        self._decide_seconds.observe(decision.decide_s)
+        if decision.method == "static_fallback":
+            self.learner_error("policy")
+
+    def stored(self, seconds: float) -> None:
+        """How long a request waited for its decision's commit."""
+        self._store_seconds.observe(seconds)
+
+    def degraded(self) -> None:
+        """Count a decision that was not stored."""
+        self._degraded.inc()
+
+    def overhead(self, seconds: float) -> None:
+        """What we added to a chat request."""
+        self._overhead_seconds.observe(seconds)
+
+    def attempt_done(self, attempt: "Attempt", usage: "Usage", cost_usd: float) -> None:
+        """Count a call to a provider: how it ended, its time, tokens and cost."""
+        model = attempt.arm
+        if attempt.outcome == "ok":
+            self._served[model].inc()
+        else:
+            self._upstream_errors[model, failure_kind(attempt.outcome)].inc()
+        self._upstream_seconds[model].observe(attempt.latency_s)
+        if attempt.first_token_s is not None:
+            self._first_token_seconds[model].observe(attempt.first_token_s)
+        if usage.prompt_tokens:
+            self._tokens[model, "prompt"].inc(usage.prompt_tokens)
+        if usage.completion_tokens:
+            self._tokens[model, "completion"].inc(usage.completion_tokens)
+        if usage.cached_tokens:
+            self._tokens[model, "cached"].inc(usage.cached_tokens)
+        if cost_usd:
+            self._cost[model].inc(cost_usd)
+
+    def fell_back(self, failed: "Attempt") -> None:
+        """Count that another model was tried after `failed`."""
+        self._fallbacks[failed.arm, failure_kind(failed.outcome)].inc()
+
+    def feedback(self, metric: str, result: str, source: str, lag_s: float | None = None) -> None:
+        """Count a feedback. `metric` must be a configured name; `source` may be any; `lag_s` is since the decision."""
+        self._feedback[
+            metric, result if result in RESULTS else "other", source if source in SOURCES else "other"
+        ].inc()  # fmt: skip
+        if lag_s is not None:
+            self._feedback_lag.observe(max(lag_s, 0.0))
+
+    def heuristic_fired(self, name: str) -> None:
+        """Count a heuristic that fired, by its name in `service.quality`."""
+        self._heuristics[name].inc()
+
+    def repeated(self) -> None:
+        """Count a question that came again."""
+        self._repeats.inc()
+
+    def learner_error(self, place: str) -> None:
+        """Count a failure of learning; `place` is one of `PLACES`."""
+        self._learner_errors[place if place in PLACES else "other"].inc()
+
+    def committed(self, seconds: float) -> None:
+        """How long one commit of the storage writer took."""
+        self._commit_seconds.observe(seconds)
+
+    def worker_state(self, snapshot_age_s: float, queue_length: int, *, degraded: bool) -> None:
+        """How this worker is. With several workers call it each second, so that a scrape of one tells of all."""
+        self._snapshot.set(time.time() - snapshot_age_s)
+        self._queue.set(queue_length)
+        self._degraded_now.set(int(degraded))
+
+    def posteriors(self, cells: Iterable[dict[str, Any]]) -> None:
+        """What was learned: each cell as `service.posteriors.posterior_cells` gives it."""
+        for cell in cells:
+            where = (cell["task_type"], cell["model"])
+            self._posterior_mean[where].set(float("nan") if cell["mean"] is None else cell["mean"])
+            self._posterior_evidence[*where, "explicit"].set(cell["n"])
+            self._posterior_evidence[*where, "heuristic"].set(cell["n_heuristic"])
+
+    def exposition(self) -> tuple[bytes, str]:
+        """All metrics in Prometheus' text format, summed over the workers, and its content type. Run it in a thread."""
+        registry = self.registry
+        if _several_processes():
+            from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - only with several workers
+
+            from service.multiprocess import forget_the_dead  # noqa: PLC0415 - likewise
+
+            forget_the_dead()
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
+
+    def _counter(self, name: str, meaning: str, *labels: str) -> _By[Counter]:
+        return _by(Counter(name, meaning, labels, registry=self.registry))
+
+    def _gauge(self, name: str, meaning: str, mode: _GaugeMode, *labels: str) -> _By[Gauge]:
+        return _by(Gauge(name, meaning, labels, registry=self.registry, multiprocess_mode=mode))
+
+    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> _By[Histogram]:
+        return _by(Histogram(name, meaning, labels, registry=self.registry, buckets=buckets))
+
+    def _work(self, name: str, meaning: str) -> Histogram:
+        return self._histogram(name, meaning, _WORK_BUCKETS)[()]
+
+
+def _by(metric: Child) -> _By[Child]:
+    children = _By(metric)
+    if not metric._labelnames:  # noqa: SLF001 - without labels the metric is its own and only child
+        children[()] = metric
+    return children
+
+
+def _several_processes() -> bool:
+    """True when prometheus_client was told, at its import, to count in files."""
+    return bool(prometheus_client.values.ValueClass._multiprocess)  # noqa: SLF001 - its only word on the matter
+
+
+_EXACT = {path: path for path in ENDPOINTS} | {"/v1/feedback": "/feedback"}
+_BELOW = tuple((f"{path}/", path) for path in ENDPOINTS if path != "other")
+
+
+def endpoint_of(path: str) -> str:
+    """The word for a path in labels.
+
+    >>> endpoint_of("/v1/models/small")
+    '/v1/models'
+    >>> endpoint_of("/wp-login.php")
+    'other'
+    """
+    known = _EXACT.get(path)
+    return known or next((endpoint for prefix, endpoint in _BELOW if path.startswith(prefix)), "other")
+
+
+def error_kind(error: BaseException) -> str:
+    """The word for an error in labels: one of `ERROR_KINDS`."""
+    if isinstance(error, UpstreamFailure):
+        return failure_kind(error.kind)
+    return next((kind for known, kind in _OURS.items() if isinstance(error, known)), "internal")
+
+
+def failure_kind(outcome: str) -> str:
+    """The word for a failed call in labels; what is not a `FailureKind` is our own fault."""
+    return outcome if outcome in ERROR_KINDS else "internal"
