@@ -179,6 +179,8 @@ def http_answer(error: ArmwiseError) -> tuple[int, bytes, dict[str, str]]:
         headers = {"retry-after": error.retry_after} if error.retry_after else {}
         body = error_body(ErrorBody(error.message, error.error_type, error.param, error.code or error.kind))
         return error.status, body, headers
+    if isinstance(error, ConfigurationError):
+        return 400, error_body(ErrorBody(str(error), "invalid_request_error", None, "invalid_settings")), {}
     if isinstance(error, StorageUnavailable):
         message = "The database cannot be written now, so nothing was recorded. Try again; /ready says when it is back."
         return 503, error_body(ErrorBody(message, "server_error", None, "storage_unavailable")), {"retry-after": "1"}

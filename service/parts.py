@@ -44,7 +44,6 @@ class Parts:
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)
         self.started_at = time.time()
-        self.loop = asyncio.get_running_loop()
         self._stored_configs: set[str] = set()
         self._reloading = asyncio.Lock()
         self._afterwards: set[asyncio.Task[None]] = set()

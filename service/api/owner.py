@@ -8,7 +8,7 @@ import time
 from typing import Annotated, Any
 
 from litestar import Request, Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bandit.vocabulary import PromptTier, TaskType
 from service.explain import explain
@@ -16,9 +16,9 @@ from service.parts import Parts
 from service.posteriors import posterior_cells
 from service.statistics import records, statistics
 
-Limit = Annotated[int, Parameter(ge=1, le=1000, description="rows at most")]
-Days = Annotated[float, Parameter(gt=0, description="days back from now")]
-Offset = Annotated[int, Parameter(ge=0, description="rows to leave out, newest first")]
+Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="rows at most")]
+Days = Annotated[float, QueryParameter(gt=0, description="days back from now")]
+Offset = Annotated[int, QueryParameter(ge=0, description="rows to leave out, newest first")]
 
 
 @get("/health", tags=["owner"], summary="Is the process alive?")
@@ -51,8 +51,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     parts: Parts = request.app.state.parts
     now = time.time()
     cells = await asyncio.to_thread(posterior_cells, parts.setup, parts.knowledge, now)
-    parts.metrics.posteriors(cells)
-    parts.metrics.worker_state(parts.knowledge.age(now), parts.writer.queue_length, degraded=parts.degraded)
+    parts.metrics.state(cells, parts.knowledge.age(now), parts.writer.queue_length, parts.degraded)
     body, content_type = await asyncio.to_thread(parts.metrics.exposition)
     return Response(body, headers={"content-type": content_type})
 
@@ -78,9 +77,9 @@ async def raw_stats(request: Request[Any, Any, Any], limit: Limit = 100, offset:
 @get("/v1/posteriors", tags=["owner"], summary="What was learned")
 async def posteriors(
     request: Request[Any, Any, Any],
-    task_type: TaskType | None = None,
-    tier: PromptTier | None = None,
-    policy: str | None = None,
+    task_type: FromQuery[TaskType | None] = None,
+    tier: FromQuery[PromptTier | None] = None,
+    policy: FromQuery[str | None] = None,
 ) -> dict[str, Any]:
     """One Beta(alpha, beta) per task type and model, with mean, 95 % interval, labels and chance of being best."""
     parts: Parts = request.app.state.parts
@@ -93,7 +92,7 @@ async def posteriors(
 
 
 @get("/v1/decisions/{decision_id:str}", tags=["owner"], summary="Explain one decision")
-async def decision(request: Request[Any, Any, Any], decision_id: str) -> dict[str, Any]:
+async def decision(request: Request[Any, Any, Any], decision_id: FromPath[str]) -> dict[str, Any]:
     """Features, eligible and excluded models, probabilities, attempts, rewards; and the choice derived again."""
     parts: Parts = request.app.state.parts
     key = parts.keyring.allow(request.headers, request.client, "read")

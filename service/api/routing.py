@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from litestar import Request, get, post
+from litestar.params import FromPath
 
 from bandit.costs import expected_cost
 from service.api.bodies import ChatOperation, decoded_chat
@@ -30,7 +31,7 @@ async def list_models(request: Request[Any, Any, Any]) -> dict[str, Any]:
 
 
 @get("/v1/models/{name:path}", tags=["chat"], summary="One model")
-async def get_model(request: Request[Any, Any, Any], name: str) -> dict[str, Any]:
+async def get_model(request: Request[Any, Any, Any], name: FromPath[str]) -> dict[str, Any]:
     """One entry of the list."""
     listed = await list_models.fn(request)
     wanted = name.lstrip("/")

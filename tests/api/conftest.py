@@ -37,6 +37,8 @@ class Running:
     def __exit__(self, *error):
         self.server.should_exit = True
         self.thread.join(30)
+        for server in self.server.servers:
+            server.close()
         self.socket.close()
 
     @property
