@@ -4,7 +4,7 @@ Run: python -m benchmarks.mock_upstream --port 9000
 
 Every POST gets the same chat completion of about 580 bytes. With `"stream": true` it gets 100 chunks of server-sent
 events: in one burst, or one chunk every `mock_pace_ms` milliseconds when the request's body has that field (gateways
-pass unknown fields through) or the mock was started with `--pace-ms`.
+pass unknown fields through) or the mock was started with `--pace-ms`. Any other method gets an empty 200.
 """
 
 import argparse
@@ -86,6 +86,7 @@ STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-e
 STREAM_PIECES = [_http_chunk(event) for event in events()]
 STREAM_END = b"0\r\n\r\n"
 BURST_REPLY = STREAM_HEAD + b"".join(STREAM_PIECES) + STREAM_END
+READY = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
 UNREADABLE = b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n"
 
 _decoder = msgspec.json.Decoder(Asked)
@@ -116,6 +117,9 @@ class MockUpstream(asyncio.Protocol):
         """A request is complete: answer it."""
         body = b"".join(self.body)
         self.body.clear()
+        if self.parser.get_method() != b"POST":
+            self.transport.write(READY)
+            return
         try:
             asked = _decoder.decode(body)
         except msgspec.MsgspecError:

@@ -11,9 +11,10 @@ import msgspec
 import openai
 import pytest
 
-from benchmarks import load_client, mock_upstream
+from benchmarks import load_client, load_report, mock_upstream
 from benchmarks.load_client import NO_REPLY, chat_bodies, feedback_bodies, http_request, percentile, run_load
 from benchmarks.processes import Server, free_port
+from benchmarks.sampling import hot_functions
 
 PATH = "/v1/chat/completions"
 
@@ -246,3 +247,80 @@ def test_a_server_that_does_not_start_says_why(tmp_path):
     server = Server("broken", [sys.executable, "-c", "raise SystemExit('no such model')"], core=0, folder=tmp_path)
     with pytest.raises(RuntimeError, match=r"broken ended with status 1:\nno such model"):
         server.wait_until(f"http://127.0.0.1:{free_port()}/")
+
+
+def figures(**changed):
+    row = {
+        "requests": 10, "failed": 0, "statuses": {"200": 10}, "per_second": 1600.0, "p50_ms": 1.0, "p99_ms": 2.0,
+        "first_byte_p50_ms": 1.0, "first_byte_p99_ms": 2.0, "cpu_ms": 0.5, "core_share": 1.0,
+    }  # fmt: skip
+    return {**row, **changed}
+
+
+def found(**armwise):
+    """Results of a load test in which the mock takes 0.5 ms, the passthrough 1 ms, and Armwise what is given."""
+    direct = figures(p50_ms=0.5, first_byte_p50_ms=0.5)
+    row = {"direct": direct, "passthrough": figures(), "armwise": figures(**armwise)}
+    return {
+        "cells": {kind: row for kind, *_ in load_report.SHOWN},
+        "feedback": {**figures(per_second=3000.0), "acknowledged": 10, "stored": 10},
+        "rss_mb": {"direct": 20.0, "passthrough": 90.0, "armwise": 120.0},
+    }
+
+
+def test_the_report_sets_armwise_beside_the_passthrough_as_a_ratio():
+    lines = {line.what: line for line in load_report.summary(found(cpu_ms=0.25, p50_ms=3.0))}
+    assert lines["plain, 16 connections: CPU a request"].ratio == 0.5
+    assert lines["plain, 1 connection: p50"].ratio == 3.0
+
+
+def test_budgets_are_judged_on_what_is_added_to_the_mock_itself():
+    kept = {line.what: line for line in load_report.summary(found(p50_ms=1.5, first_byte_p50_ms=2.0))}
+    missed = {line.what: line for line in load_report.summary(found(p50_ms=1.6, first_byte_p50_ms=2.1))}
+    for what in ("budget: p50 added at concurrency 1", "budget: first byte of a stream added, burst"):
+        assert kept[what].within is True
+        assert missed[what].within is False
+
+
+def test_every_budget_is_missed_when_everything_is_too_slow():
+    results = found(per_second=1499.0, cpu_ms=1.01, p50_ms=9.0, first_byte_p50_ms=9.0)
+    results["feedback"]["per_second"] = 2999.0
+    results["rss_mb"]["armwise"] = 251.0
+    results["soak"] = {"parts": [{"requests": 200_000}], "growth_mb": 11.0, "failed": 0}
+    budgets = [line for line in load_report.summary(results) if line.budget]
+    assert len(budgets) == 9
+    assert not any(line.within for line in budgets)
+    assert load_report.table(budgets).count("NOT KEPT") == 9
+
+
+def test_figures_of_failed_requests_are_worthless():
+    assert load_report.faults(found()) == []
+    assert len(load_report.faults(found(failed=1))) == len({kind for kind, *_ in load_report.SHOWN})
+
+
+def test_acknowledged_feedback_that_is_not_stored_is_a_fault():
+    results = found()
+    results["feedback"]["stored"] = 9
+    assert load_report.faults(results) == ["feedback: 10 acknowledged, only 9 stored"]
+
+
+def test_a_bottleneck_that_had_to_share_its_core_is_told():
+    assert load_report.doubts(found()) == []
+    (doubt,) = load_report.doubts(found(core_share=0.5))
+    assert doubt.startswith("armwise had 50% of its core")
+
+
+STACKS = """
+run (a/b/loop.py:10);handle (a/b/app.py:3);encode (a/b/json.py:1) 6
+run (a/b/loop.py:12);handle (a/b/app.py:9) 3
+run (a/b/loop.py:10) 1
+""".strip()
+
+
+def test_a_profile_counts_a_function_alone_and_with_what_it_calls():
+    """Ten samples: six end in `encode`, three in `handle`, one in `run`; nine pass through `handle`."""
+    alone, within = hot_functions(STACKS, top=9).split("with what it calls")
+    assert " 60.0 %  encode (a/b/json.py)" in alone
+    assert " 30.0 %  handle (a/b/app.py)" in alone
+    assert "100.0 %  run (a/b/loop.py)" in within
+    assert " 90.0 %  handle (a/b/app.py)" in within
