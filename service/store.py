@@ -219,9 +219,12 @@ _decisions_by_id = select(
     decisions.c.task_type,
     decisions.c.tier,
 ).where(decisions.c.id.in_(bindparam("ids", expanding=True)))
-_rewards_by_key = (
+_rewards_said = (
     select(rewards)
-    .where(tuple_(*_REWARD_KEY).in_(bindparam("keys", expanding=True)))
+    .where(
+        rewards.c.decision_id.in_(bindparam("ids", expanding=True)),
+        rewards.c.user.in_(bindparam("users", expanding=True)),
+    )
     .order_by(*_REWARD_KEY)  # locks are taken in this order, so two writers cannot block each other
     .with_for_update()
 )
@@ -237,12 +240,19 @@ def decisions_to_rate(connection: Connection, decision_ids: Sequence[str]) -> di
 
 
 def rewards_by_key(connection: Connection, reward_keys: Sequence[RewardKey]) -> dict[RewardKey, RowDict]:
-    """Stored rewards by their key, locked for this transaction."""
-    return {
-        (row["decision_id"], row["metric"], row["source"], row["user"]): dict(row)
-        for part in _slices(reward_keys)
-        for row in connection.execute(_rewards_by_key, {"keys": part}).mappings()
-    }
+    """Stored rewards by their key, locked for this transaction; some that were not asked for may be among them."""
+    found: dict[RewardKey, RowDict] = {}
+    for start in range(0, len(reward_keys), _LIST_SIZE):
+        part = reward_keys[start : start + _LIST_SIZE]
+        # SQLite scans the whole table for a list of whole keys; for one of ids it uses the index.
+        lists = {"ids": _padded(_distinct(part, 0)), "users": _padded(_distinct(part, 3))}
+        for row in connection.execute(_rewards_said, lists).mappings():
+            found[row["decision_id"], row["metric"], row["source"], row["user"]] = dict(row)
+    return found
+
+
+def _distinct(reward_keys: Sequence[RewardKey], index: int) -> list[str]:
+    return sorted({key[index] for key in reward_keys})
 
 
 def insert_rewards(connection: Connection, rows: Sequence[RowDict]) -> None:

@@ -23,6 +23,7 @@ log = logging.getLogger("armwise")
 
 _MOST_WAITING = 10_000  # rows; more than that is seconds of work, so callers are told at once
 _TRIES = 5  # of a transaction that meets another process at the same row
+_REMEMBER_S = 60.0  # a version stored within it is not sent again; less than any decision is kept, so it is still there
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
@@ -102,6 +103,8 @@ class Writer:
         self._wake = asyncio.Event()
         self._closing = False
         self._crowd = 0  # jobs in the last group
+        self._stored: set[str] = set()  # versions of beliefs
+        self._stored_since = time.monotonic()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -130,7 +133,8 @@ class Writer:
         """Store a decision, and (version, content) of the beliefs it was taken on."""
         job = self._job()
         job.decision = row
-        job.beliefs = dict([beliefs]) if beliefs is not None else {}
+        if beliefs is not None and beliefs[0] not in self._stored:
+            job.beliefs = dict([beliefs])
         return self._put(job)
 
     def add_attempts(
@@ -233,6 +237,11 @@ class Writer:
 
     def _succeed(self, jobs: list[_Job], results: list[Any], deltas: dict[CellKey, Counts]) -> None:
         self._recover()
+        if time.monotonic() - self._stored_since > _REMEMBER_S:
+            self._stored.clear()
+            self._stored_since = time.monotonic()
+        for job in jobs:
+            self._stored.update(job.beliefs)
         if deltas:
             try:
                 self._on_commit(deltas)
