@@ -139,6 +139,8 @@ class Metrics:
         self._learner_errors = self._counter(
             "armwise_learner_errors", "Failures of learning. Serving went on.", "place"
         )
+        for place in PLACES:
+            self._learner_errors[place].inc(0)  # so that an alert sees the first one as an increase
 
         self._snapshot = self._gauge(
             "armwise_snapshot_timestamp_seconds",
