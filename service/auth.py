@@ -59,7 +59,8 @@ def key_row(key: Key) -> dict[str, object]:
 
 def key_from_row(row: Mapping[str, Any]) -> Key:
     """A key from its database row."""
-    return msgspec.convert({**row, "scopes": [scope for scope in row["scopes"].split(",") if scope]}, Key)
+    columns = {str(name): value for name, value in row.items()}  # SQLAlchemy's names are no plain strings
+    return msgspec.convert({**columns, "scopes": [scope for scope in row["scopes"].split(",") if scope]}, Key)
 
 
 class Client(Protocol):

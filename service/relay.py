@@ -11,7 +11,6 @@ import msgspec
 from service.errors import UpstreamFailure
 from service.wire import ChatChunk, chunk_decoder
 
-_DATA = re.compile(rb"^data: ?(.*?)\r?$", re.MULTILINE)
 _ID = re.compile(rb'"id"\s*:\s*"(?:[^"\\]|\\.)*"')
 _FINISHED = re.compile(rb'"finish_reason"\s*:\s*"')  # in JSON text a quote inside a string would be escaped
 _NULL_USAGE = re.compile(rb',\s*"usage"\s*:\s*null')
@@ -30,7 +29,8 @@ def split_events(buffered: bytes) -> tuple[bytes, bytes]:
 
 def payloads(events: bytes) -> list[bytes]:
     """The data of each event, the closing one left out."""
-    return [found for found in _DATA.findall(events) if found and found != _DONE]
+    lines = (line[5:].strip() for line in events.split(b"\n") if line.startswith(b"data:"))
+    return [payload for payload in lines if payload and payload != _DONE]
 
 
 def decode_chunk(payload: bytes) -> ChatChunk:
@@ -93,20 +93,29 @@ class Relay:
             self._kept_bytes += len(events)
         if _DONE in events:
             self.done = True
-        if not self.has_content or b'"error"' in events:
+        if b'"error"' in events:
             for payload in payloads(events):
-                self.has_content = carries_content(decode_chunk(payload)) or self.has_content
+                decode_chunk(payload)
+        if not self.has_content:
+            self.has_content = any(carries_content(decode_chunk(payload)) for payload in payloads(events))
         self.finished = self.finished or _FINISHED.search(events) is not None
         return self._rewritten(events)
 
     def _rewritten(self, events: bytes) -> bytes:
         """The events with our id, and without the usage that only we asked for."""
         if not self._show_usage and b'"usage"' in events:
-            events = _NULL_USAGE.sub(b"", events)
-            if b'"usage"' in events:
-                return self._one_by_one(events)
+            if b'"usage":null' in events or b'"usage": null' in events:
+                events = _NULL_USAGE.sub(b"", events)
+            before, mark, _ = events.partition(b'"usage"')
+            if mark:
+                start = split_events(before)[0]
+                one, rest = split_first(events[len(start) :])
+                return self._rewritten(start) + self._one_by_one(one) + self._rewritten(rest)
+        if self._old_id is None:
+            one, rest = split_first(events)
+            return self._one_by_one(one) + (self._rewritten(rest) if rest else b"")
         chunks = events.count(b"data:") - events.count(b"data: [DONE]")
-        if self._old_id is not None and events.count(self._old_id) == chunks:
+        if events.count(self._old_id) == chunks:
             return events.replace(self._old_id, self._new_id)
         return self._one_by_one(events)
 
