@@ -92,7 +92,7 @@ CELLS = (
     Cell("stream in a burst, 16 connections", 16, streamed=True),
     Cell("stream paced 2 ms, 16 connections", 16, streamed=True, pace_ms=2.0),
 )
-SATURATING = CELLS[1]
+SATURATING, BURSTS = CELLS[1], CELLS[3]
 
 
 class Target(NamedTuple):
@@ -200,7 +200,7 @@ class Bench:
 
     async def warm_up(self, targets: dict[str, Target], count: int) -> None:
         """What is compiled, opened or learned at first use is not measured."""
-        for target, cell in itertools.product(targets.values(), (SATURATING, CELLS[3])):
+        for target, cell in itertools.product(targets.values(), (SATURATING, BURSTS)):
             await self.load(target, cell, count=count, seconds=20)
 
     async def compare(self, targets: dict[str, Target], rounds: int, seconds: float) -> tuple[Table, list[str]]:
@@ -260,11 +260,11 @@ class Bench:
         growth = parts[-1]["rss_mb"] - parts[1]["rss_mb"] if len(parts) > 2 else math.nan
         return {"parts": parts, "failed": failed, "growth_mb": growth}
 
-    async def profile(self, target: Target, seconds: int) -> str:
-        """Where the CPU goes under the saturating load."""
+    async def profile(self, target: Target, cell: Cell, seconds: int) -> str:
+        """Where the CPU goes under one kind of load."""
         async with sampled(target.server.process.pid, seconds, self.folder) as report:
-            await self.load(target, SATURATING, count=MOST, seconds=seconds + 2)
-        return report.read_text()
+            await self.load(target, cell, count=MOST, seconds=seconds + 2)
+        return f"{cell.name}: {report.read_text()}"
 
 
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -303,7 +303,8 @@ async def run(arguments: argparse.Namespace) -> int:
                 if arguments.soak:
                     results["soak"] = await bench.soak(service, arguments.requests, SOAK_S)
                 if arguments.profile:
-                    print(await bench.profile(service, 10))
+                    for cell in (SATURATING, BURSTS):
+                        print(await bench.profile(service, cell, 10))
             results["rss_mb"] = {target.name: target.server.usage().rss_mb for target in targets.values()}
         finally:
             bench.stop()

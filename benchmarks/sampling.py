@@ -26,7 +26,7 @@ async def sampled(pid: int, seconds: int, folder: Path, *, top: int = 45) -> Asy
     stacks, report = folder / "stacks.txt", folder / "profile.txt"
     arguments = ["--pid", str(pid), "--duration", str(seconds), "--rate", "500", "--format", "raw", "--output", stacks]
     process = await asyncio.create_subprocess_exec(
-        tool, "record", *map(str, arguments), "--nonblocking", stdout=asyncio.subprocess.DEVNULL
+        tool, "record", *map(str, arguments), "--nonblocking", "--threads", stdout=asyncio.subprocess.DEVNULL
     )
     yield report
     await process.wait()
