@@ -4,6 +4,7 @@ prometheus_client decides when it is imported whether it counts in memory or in 
 it: call `prepare_multiprocess` in the parent before anything else does.
 """
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -15,21 +16,18 @@ VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 def prepare_multiprocess(folder: Path | None = None) -> Path:
     """Make the folder for the counts of all workers and empty it; call once, in the parent, before workers start.
 
-    Without `folder`, the one that PROMETHEUS_MULTIPROC_DIR names, else a fresh temporary one.
+    Without `folder`, the one that PROMETHEUS_MULTIPROC_DIR names, else a temporary one that is removed at the end.
     """
     if folder is None:
         named = os.environ.get(VARIABLE)
-        folder = Path(named) if named else Path(tempfile.mkdtemp(prefix="armwise-metrics-"))
+        folder = Path(named or tempfile.mkdtemp(prefix="armwise-metrics-"))
+        if not named:
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     for left_over in folder.glob("*.db"):
         left_over.unlink()
     os.environ[VARIABLE] = str(folder)
     return folder
-
-
-def remove_multiprocess(folder: Path) -> None:
-    """Remove the folder when the last worker has ended."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def mark_dead(pid: int) -> None:
