@@ -53,7 +53,13 @@ def driver_url(url: str) -> URL:
                 query["ssl"] = query.pop("sslmode")
             return parsed.set(drivername="postgresql+asyncpg", query=query)
     expected = "expected sqlite:///PATH (a file, not memory) or postgresql://USER@HOST/NAME"
-    raise ConfigurationError([f"database.url is {parsed.render_as_string()!r}; {expected}"])
+    raise ConfigurationError([f"database.url is {_shown(parsed)!r}; {expected}"])
+
+
+def _shown(url: URL) -> str:
+    """The URL for messages: without password and driver, and of its options only the host."""
+    host = {key: value for key, value in url.query.items() if key == "host"}
+    return url.set(drivername=url.get_backend_name(), query=host).render_as_string()
 
 
 def is_storage_fault(error: BaseException) -> bool:
@@ -74,20 +80,26 @@ def is_conflict(error: BaseException) -> bool:
 
 
 class Database:
-    """One database: one connection for writing, `pool_size` for reading. Nothing connects before it is used."""
+    """One database: one connection for writing, `pool_size` for reading. Nothing connects before it is used.
 
-    def __init__(self, url: str, pool_size: int = 4) -> None:
+    A statement that Postgres does not answer within `command_timeout_s` fails; None: waits for ever.
+    """
+
+    def __init__(self, url: str, pool_size: int = 4, *, command_timeout_s: float | None = 10.0) -> None:
         self._url = driver_url(url)
         self.dialect = self._url.get_backend_name()
         if self.dialect == "sqlite":
             _make_folder(self._url)
-        self._writing = _engine(self._url, 1, ())
-        self._reading = _engine(self._url, pool_size, ("query_only=ON",))
+            self._writing = _sqlite_engine(self._url, 1, _PRAGMAS)
+            self._reading = _sqlite_engine(self._url, pool_size, (*_PRAGMAS, "query_only=ON"))
+        else:
+            self._writing = _postgres_engine(self._url, 1, command_timeout_s, check=False)  # its caller tries again
+            self._reading = _postgres_engine(self._url, pool_size, command_timeout_s, check=True)
 
     @property
     def name(self) -> str:
         """The URL without its password, for messages."""
-        return self._url.set(drivername=self.dialect).render_as_string()
+        return _shown(self._url)
 
     async def write(self, work: Work[Result]) -> Result:
         """Run `work` in one transaction and commit it; roll back when it raises.
@@ -121,8 +133,12 @@ class Database:
                 return await _in_one_hop(connection, work, "BEGIN IMMEDIATE" if engine is self._writing else "BEGIN")
             if engine is self._reading:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            async with connection.begin():
-                return await connection.run_sync(work)
+            try:
+                async with connection.begin():
+                    return await connection.run_sync(work)
+            except DBAPIError as error:
+                error.args = tuple(str(part).partition("\n")[0] for part in error.args)  # below: the row, with its data
+                raise error from None
 
 
 @asynccontextmanager
@@ -131,7 +147,8 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncGenerator[AsyncConn
     try:
         await connection.start()
     except (DBAPIError, OSError, TimeoutError) as error:
-        reason = type(error.orig if isinstance(error, DBAPIError) else error).__name__
+        found = error.orig if isinstance(error, DBAPIError) else error
+        reason = str(found).strip().splitlines()[0] if str(found).strip() else type(found).__name__
         raise StorageUnavailable(
             f"The database {name} cannot be reached ({reason}). Start it, or correct database.url."
         ) from None
@@ -141,32 +158,40 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncGenerator[AsyncConn
         await connection.close()
 
 
-def _engine(url: URL, pool_size: int, pragmas: tuple[str, ...]) -> AsyncEngine:
-    sqlite = url.get_backend_name() == "sqlite"
+def _sqlite_engine(url: URL, pool_size: int, pragmas: tuple[str, ...]) -> AsyncEngine:
+    engine = create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        hide_parameters=True,  # an error's text must not show anybody's data
+        pool_reset_on_return=None,  # our one hop has ended its transaction itself
+        connect_args={"isolation_level": None},
+    )
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def set_up(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        for pragma in pragmas:
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    return engine
+
+
+def _postgres_engine(url: URL, pool_size: int, command_timeout_s: float | None, *, check: bool) -> AsyncEngine:
     try:
-        engine = create_async_engine(
+        return create_async_engine(
             url,
             pool_size=pool_size,
             max_overflow=0,
-            hide_parameters=True,  # an error's text must not show anybody's data
-            pool_pre_ping=not sqlite,
-            pool_reset_on_return=None if sqlite else "rollback",  # our one hop has ended its transaction itself
-            connect_args={"isolation_level": None} if sqlite else {"timeout": _CONNECT_TIMEOUT_S},
+            hide_parameters=True,
+            pool_pre_ping=check,
+            connect_args={"timeout": _CONNECT_TIMEOUT_S, "command_timeout": command_timeout_s},
         )
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
             [f"database.url needs a driver that is not installed ({error}); run: pip install 'armwise[postgres]'"]
         ) from None
-    if sqlite:
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def set_up(connection: Any, _record: object) -> None:
-            cursor = connection.cursor()
-            for pragma in (*_PRAGMAS, *pragmas):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-
-    return engine
 
 
 async def _in_one_hop(connection: AsyncConnection, work: Work[Result], begin: str) -> Result:
@@ -208,7 +233,11 @@ async def _in_one_hop(connection: AsyncConnection, work: Work[Result], begin: st
         await asyncio.wait([hop])
         raise
     except sqlite3.Error as error:
+        await connection.invalidate()
         raise OperationalError(None, None, error, hide_parameters=True) from error
+    except OperationalError:
+        await connection.invalidate()  # the file may have been moved or its disk may have failed: open it anew
+        raise
 
 
 def _make_folder(url: URL) -> None:
@@ -257,7 +286,7 @@ def _with_alembic(url: str, step: Callable[[Config], None]) -> None:
         step(config)
 
     async def run() -> None:
-        database = Database(url, 1)
+        database = Database(url, 1, command_timeout_s=None)
         try:
             await database.write(work)
         except DBAPIError as error:

@@ -6,7 +6,7 @@ read each second. Counts are integers and both ways pass the writer's queue, so 
 
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
 import msgspec
@@ -47,7 +47,8 @@ class Knowledge:
     Changed only on the event loop; reading from another thread is safe.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._sums: dict[tuple[str, str], dict[tuple[str, str, Channel], Counts]] = {}  # ns, task: arm, tier, channel
         # Cells that may still change are known one by one, to see by how much another process changed them. Older
         # hours are only in the sums.
@@ -133,7 +134,7 @@ class Knowledge:
             await writer.call(self._read_all, self._take_all)
 
     def _read_all(self, connection: Connection) -> tuple[int, float, dict[SumKey, Counts], dict[CellKey, Counts]]:
-        now = time.time()
+        now = self._clock()
         horizon = int(now // 3600) - self._span_h
         older = store.sum_cells(connection, before_hour=horizon)
         return horizon, now, older, store.cells_from_hour(connection, horizon)
@@ -144,19 +145,19 @@ class Knowledge:
         self._since = self._refreshed_at = now
 
     def _read_changes(self, connection: Connection) -> tuple[dict[CellKey, Counts], float]:
-        now = time.time()
+        now = self._clock()
         cells, latest = store.cells_changed_since(connection, (self._since or 0.0) - _LOOK_BACK_S)
         return cells, min(latest, now)
 
     def _take_changes(self, found: tuple[dict[CellKey, Counts], float]) -> None:
         cells, latest = found
-        self._refreshed_at = time.time()
+        self._refreshed_at = self._clock()
         self._since = max(self._since or 0.0, latest)
         self.replace(cells)
         self._forget_closed_hours()
 
     def _forget_closed_hours(self) -> None:
-        horizon = int(time.time() // 3600) - self._span_h
+        horizon = int(self._clock() // 3600) - self._span_h
         if horizon >= self._horizon + 24:
             self._horizon = horizon
             self._cells = {cell: counts for cell, counts in self._cells.items() if cell.hour >= horizon}

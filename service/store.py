@@ -167,23 +167,6 @@ def list_decisions(
     return _rows(connection, statement.limit(limit).offset(offset))
 
 
-def decisions_between(connection: Connection, since: float, until: float) -> Iterable[RowDict]:
-    """Decisions of a span of time, oldest first, read piece by piece: for reports and replays."""
-    statement = select(decisions).where(decisions.c.created_at >= since, decisions.c.created_at < until)
-    position: tuple[float, str] = (since, "")
-    while True:
-        page = _rows(
-            connection,
-            statement.where(tuple_(decisions.c.created_at, decisions.c.id) > position)
-            .order_by(decisions.c.created_at, decisions.c.id)
-            .limit(_LIST_SIZE),
-        )
-        yield from page
-        if len(page) < _LIST_SIZE:
-            return
-        position = (cast("float", page[-1]["created_at"]), str(page[-1]["id"]))
-
-
 def prune(connection: Connection, before: float) -> int:
     """Drop decisions older than a time, with their attempts and the beliefs that only they used. Learning stays.
 

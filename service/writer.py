@@ -69,11 +69,6 @@ class _Job:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def expire(self) -> None:
-        """Too late: the caller is told, and unless its group is being committed just now, nothing is written."""
-        self.expired = True
-        self.fail(StorageUnavailable("The database did not take a write in time."))
-
 
 class Writer:
     """Writes for everybody, in the order of the calls.
@@ -169,11 +164,18 @@ class Writer:
         elif self._rows_waiting >= _MOST_WAITING:
             job.fail(StorageUnavailable(f"{self._rows_waiting:,} rows wait for the database already."))
         else:
-            job.timer = asyncio.get_running_loop().call_later(self._settings.timeout_s, job.expire)
+            job.timer = asyncio.get_running_loop().call_later(self._settings.timeout_s, self._expire, job)
             self._queue.append(job)
             self._rows_waiting += job.size
             self._wake.set()
         return job.future
+
+    def _expire(self, job: _Job) -> None:
+        """Tell the caller that it is too late; unless its group is being committed just now, nothing is written."""
+        job.expired = True
+        error = StorageUnavailable(f"The database did not take a write within {self._settings.timeout_s:g} s.")
+        self._suffer(error)
+        job.fail(error)
 
     async def _run(self) -> None:
         while True:
@@ -221,6 +223,8 @@ class Writer:
                 )
             except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers and not end the writer
                 if is_storage_fault(error):
+                    if tries == 1:  # a connection that was cut since the last write: open another one
+                        continue
                     self._suffer(error)
                     await asyncio.sleep(pause_s)
                     pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)

@@ -5,7 +5,7 @@ import os
 import tempfile
 import uuid
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -75,3 +75,59 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     opened = Database(database_url)
     yield opened
     await opened.close()
+
+
+@pytest.fixture
+def decision_row() -> Callable[..., dict[str, object]]:
+    """Makes the row of a decision; what a test does not say is usual."""
+
+    def make(decision_id: str = "d", **said: object) -> dict[str, object]:
+        row: dict[str, object] = {
+            "id": decision_id,
+            "created_at": 1_800_000_000.0,
+            "key_id": "",
+            "method": "auto",
+            "policy": "thompson",
+            "namespace": "",
+            "task_type": "Open QA",
+            "tier": "simple",
+            "arm": "small",
+            "served_arm": None,
+            "propensity": 0.5,
+            "beliefs_version": "b",
+            "config_version": "c",
+            "session": "",
+            "user": "",
+            "detail": "{}",
+        }
+        assert said.keys() <= row.keys()
+        return {**row, **said}
+
+    return make
+
+
+@pytest.fixture
+def attempt_row() -> Callable[..., dict[str, object]]:
+    """Makes the row of a call to a provider; what a test does not say is usual."""
+
+    def make(decision_id: str = "d", **said: object) -> dict[str, object]:
+        row: dict[str, object] = {
+            "decision_id": decision_id,
+            "step": 0,
+            "arm": "small",
+            "outcome": "ok",
+            "status": 200,
+            "streamed": False,
+            "started_at": 1_800_000_000.0,
+            "latency_s": 0.5,
+            "first_token_s": None,
+            "prompt_tokens": 10,
+            "completion_tokens": 20,
+            "cached_tokens": 0,
+            "cost_usd": 0.001,
+            "error": "",
+        }
+        assert said.keys() <= row.keys()
+        return {**row, **said}
+
+    return make

@@ -1,0 +1,216 @@
+import traceback
+from functools import partial
+
+import pytest
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from bandit.posteriors import CellKey, Counts
+from service import store
+
+NOON = 1_800_000_000.0
+CELL = CellKey("", "small", "Open QA", "simple", 500_000, "thumb")
+
+
+async def test_a_decision_comes_back_as_it_went_in(database, decision_row):
+    row = decision_row("d", propensity=0.1 + 0.2, detail='{"note":"für 分析"}', served_arm="large")
+    await database.write(lambda connection: store.insert_decisions(connection, [row]))
+    assert await database.read(store.decision, "d") == row
+    assert await database.read(store.decision, "other") is None
+
+
+async def test_a_decision_written_twice_stays_as_it_was(database, decision_row):
+    await database.write(lambda connection: store.insert_decisions(connection, [decision_row("d", arm="small")]))
+    await database.write(lambda connection: store.insert_decisions(connection, [decision_row("d", arm="large")]))
+    assert (await database.read(store.decision, "d"))["arm"] == "small"
+
+
+async def test_who_served_is_noted(database, decision_row):
+    def work(connection):
+        store.insert_decisions(connection, [decision_row("a"), decision_row("b")])
+        store.set_served_arms(connection, [("a", "large")])
+
+    await database.write(work)
+    assert (await database.read(store.decision, "a"))["served_arm"] == "large"
+    assert (await database.read(store.decision, "b"))["served_arm"] is None
+
+
+async def test_attempts_come_in_order_and_only_of_the_asked(database, decision_row, attempt_row):
+    def work(connection):
+        store.insert_decisions(connection, [decision_row(name) for name in "abc"])
+        steps = [
+            attempt_row("a", step=1),
+            attempt_row("b"),
+            attempt_row("c"),
+            attempt_row("a", step=0, outcome="timeout"),
+        ]
+        store.insert_attempts(connection, steps)
+
+    await database.write(work)
+    found = await database.read(store.attempts_of, ["b", "a"])
+    assert [(row["decision_id"], row["step"]) for row in found] == [("a", 0), ("a", 1), ("b", 0)]
+    assert found[0]["streamed"] is False
+    assert await database.read(store.attempts_of, []) == []
+
+
+async def test_more_ids_than_one_list_holds(database, decision_row, attempt_row):
+    ids = [f"d{number:04}" for number in range(1203)]
+
+    def work(connection):
+        store.insert_decisions(connection, [decision_row(name) for name in ids])
+        store.insert_attempts(connection, [attempt_row(name) for name in ids])
+
+    await database.write(work)
+    assert [row["decision_id"] for row in await database.read(store.attempts_of, ids)] == ids
+    assert set(await database.read(store.decisions_to_rate, [*ids, "unknown"])) == set(ids)
+
+
+async def test_an_attempt_needs_its_decision(database, attempt_row):
+    with pytest.raises(IntegrityError):
+        await database.write(lambda connection: store.insert_attempts(connection, [attempt_row("nobody")]))
+
+
+async def test_errors_do_not_show_what_was_stored(database, decision_row):
+    row = decision_row("d", user="confidential", created_at=None)
+    with pytest.raises(IntegrityError) as caught:
+        await database.write(lambda connection: store.insert_decisions(connection, [row]))
+    assert "created_at" in str(caught.value)
+    assert "confidential" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_what_raises_is_rolled_back(database, decision_row):
+    def work(connection):
+        store.insert_decisions(connection, [decision_row("d")])
+        raise KeyError("no")
+
+    with pytest.raises(KeyError):
+        await database.write(work)
+    assert await database.read(store.decision, "d") is None
+
+
+async def test_reading_cannot_write(database, decision_row):
+    with pytest.raises(DBAPIError):
+        await database.read(lambda connection: store.insert_decisions(connection, [decision_row("d")]))
+    assert await database.read(store.decision, "d") is None
+
+
+async def test_decisions_are_listed_newest_first(database, decision_row):
+    rows = [decision_row(f"d{n}", created_at=NOON + n // 2, key_id="even" if n % 2 == 0 else "odd") for n in range(6)]
+    await database.write(lambda connection: store.insert_decisions(connection, rows))
+
+    async def listed(**said):
+        return [row["id"] for row in await database.read(partial(store.list_decisions, **said))]
+
+    assert await listed(limit=10) == ["d5", "d4", "d3", "d2", "d1", "d0"]
+    assert await listed(limit=2, offset=1) == ["d4", "d3"]
+    assert await listed(limit=2, before=(NOON + 2, "d4")) == ["d3", "d2"]
+    assert await listed(limit=10, key_id="odd") == ["d5", "d3", "d1"]
+
+
+async def test_pruning_drops_the_log_and_keeps_what_was_learned(database, decision_row, attempt_row):
+    def work(connection):
+        store.insert_beliefs(connection, {"old": "{}", "used": "{}"}, NOON - 200)
+        store.insert_beliefs(connection, {"new": "{}"}, NOON)
+        store.insert_decisions(connection, [decision_row("old", created_at=NOON - 100, beliefs_version="old")])
+        store.insert_decisions(connection, [decision_row("new", created_at=NOON, beliefs_version="used")])
+        store.insert_attempts(connection, [attempt_row("old"), attempt_row("new")])
+        store.add_to_cells(connection, {CELL: Counts(1, 1, 1)}, NOON - 100)
+        return store.prune(connection, NOON - 50)
+
+    assert await database.write(work) == 1
+    assert await database.read(store.decision, "old") is None
+    assert [row["decision_id"] for row in await database.read(store.attempts_of, ["old", "new"])] == ["new"]
+    assert await database.read(store.sum_cells) == {("", "small", "Open QA", "simple", "thumb"): Counts(1, 1, 1)}
+    contents = [await database.read(store.belief_content, version) for version in ("old", "used", "new")]
+    assert contents == [None, "{}", "{}"]
+
+
+async def test_contents_are_stored_once_each(database):
+    await database.write(lambda connection: store.insert_beliefs(connection, {"v": "first", "w": "other"}, NOON))
+    await database.write(lambda connection: store.insert_beliefs(connection, {"v": "again"}, NOON + 1))
+    assert await database.read(store.belief_content, "v") == "first"
+    await database.write(lambda connection: store.insert_configs(connection, {"c": "settings"}, NOON))
+    assert await database.read(store.config_content, "c") == "settings"
+    assert await database.read(store.config_content, "v") is None
+
+
+async def test_cells_add_up_over_hours(database):
+    later = CELL._replace(hour=CELL.hour + 1)
+    other = CELL._replace(namespace="experiment", channel="heuristic")
+    large = Counts(2**40, 2**39, -(2**38))
+    await database.write(lambda connection: store.add_to_cells(connection, {later: large, CELL: Counts(5, 3, 2)}, 10.0))
+    await database.write(lambda connection: store.add_to_cells(connection, {CELL: large, other: Counts(1, 1, 1)}, 20.0))
+    key = ("", "small", "Open QA", "simple", "thumb")
+    both = Counts(5, 3, 2).plus(large).plus(large)
+    assert await database.read(store.sum_cells) == {key: both, ("experiment", *key[1:4], "heuristic"): Counts(1, 1, 1)}
+    assert await database.read(store.sum_cells, "") == {key: both}
+    assert await database.read(store.sum_cells, "", later.hour) == {key: Counts(5, 3, 2).plus(large)}
+    assert await database.read(store.cells_from_hour, later.hour) == {later: large}
+    changed, latest = await database.read(store.cells_changed_since, 20.0)
+    assert (changed, latest) == ({CELL: Counts(5, 3, 2).plus(large), other: Counts(1, 1, 1)}, 20.0)
+    assert await database.read(store.cells_changed_since, 21.0) == ({}, 21.0)
+
+
+async def test_refolding_makes_cells_from_rewards(database, decision_row):
+    reward = {
+        "decision_id": "d", "metric": "quality", "source": "user", "user": "", "value": 0.3, "weight": 0.7,
+        "channel": "thumb", "namespace": "", "arm": "small", "task_type": "Open QA", "tier": "simple",
+        "hour": CELL.hour, "comment": "", "detail": "{}", "created_at": NOON, "updated_at": NOON,
+    }  # fmt: skip
+    stray = CELL._replace(arm="gone")
+
+    def work(connection):
+        store.insert_rewards(connection, [reward])
+        store.add_to_cells(connection, {stray: Counts(9, 9, 9), CELL: Counts(1, 0, 0)}, NOON)
+
+    await database.write(work)
+    right = Counts(700_000, 210_000, 63_000)
+    assert await database.read(store.compare_fold) == {
+        stray: (Counts(9, 9, 9), Counts()),
+        CELL: (Counts(1, 0, 0), right),
+    }
+    assert await database.write(lambda connection: store.refold(connection, NOON + 1)) == 2
+    assert await database.read(store.compare_fold) == {}
+    assert (await database.read(store.cells_from_hour, 0))[CELL] == right
+
+
+async def test_usage_counts_decisions_once_however_many_attempts(database, decision_row, attempt_row):
+    day = int(NOON // 86_400)
+    last_second = (day + 1) * 86_400 - 0.5
+
+    def work(connection):
+        rows = [
+            decision_row("a", created_at=last_second, served_arm="large"),
+            decision_row("b", created_at=last_second, key_id="mine"),
+            decision_row("c", created_at=last_second + 1),
+            decision_row("unserved", created_at=last_second + 1, arm="medium"),
+        ]
+        store.insert_decisions(connection, rows)
+        first = attempt_row("a", outcome="timeout", cost_usd=0.0, latency_s=2.0)
+        second = attempt_row("a", step=1, arm="large", cost_usd=0.25)
+        store.insert_attempts(connection, [first, second, attempt_row("b"), attempt_row("c")])
+
+    await database.write(work)
+    names = ("day", "model", "decisions", "attempts", "failures", "cost_usd", "latency_s", "prompt_tokens")
+
+    async def told(*arguments):
+        return {tuple(row[name] for name in names) for row in await database.read(store.usage, *arguments)}
+
+    assert await told(0.0, NOON * 2) == {
+        (day, "large", 1, 2, 1, 0.25, 2.5, 20),
+        (day, "small", 1, 1, 0, 0.001, 0.5, 10),
+        (day + 1, "small", 1, 1, 0, 0.001, 0.5, 10),
+        (day + 1, "medium", 1, 0, 0, 0.0, 0.0, 0),
+    }
+    assert await told(last_second, last_second + 1, "mine") == {(day, "small", 1, 1, 0, 0.001, 0.5, 10)}
+
+
+async def test_keys_are_found_by_digest_and_revoked_once(database):
+    row = {"id": "k", "name": "tests", "digest": "f" * 64, "scopes": "chat", "created_at": NOON, "revoked_at": None}
+    await database.write(lambda connection: store.insert_key(connection, row))
+    assert await database.read(store.key_by_digest, "f" * 64) == row
+    assert await database.read(store.key_by_digest, "e" * 64) is None
+    with pytest.raises(IntegrityError):
+        await database.write(lambda connection: store.insert_key(connection, {**row, "id": "l"}))
+    assert await database.write(lambda connection: store.revoke_key(connection, "k", NOON + 1)) is True
+    assert await database.write(lambda connection: store.revoke_key(connection, "k", NOON + 2)) is False
+    assert [key["revoked_at"] for key in await database.read(store.list_keys)] == [NOON + 1]
