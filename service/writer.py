@@ -24,6 +24,8 @@ log = logging.getLogger("armwise")
 _MOST_WAITING = 10_000  # rows; more than that is seconds of work, so callers are told at once
 _TRIES = 5  # of a transaction that meets another process at the same row
 _REMEMBER_S = 60.0  # a version stored within it is not sent again; less than any decision is kept, so it is still there
+_LATER_S = 0.05  # how long what nobody waits for may wait for company
+_STEP_S = 0.001
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
 
@@ -94,10 +96,12 @@ class Writer:
         self._settings = settings
         self._on_commit = on_commit
         self._queue: deque[_Job] = deque()
+        self._later: deque[_Job] = deque()  # what nobody waits for
+        self._later_due = 0.0  # time.monotonic()
         self._rows_waiting = 0
         self._wake = asyncio.Event()
         self._closing = False
-        self._crowd = 0  # jobs in the last group
+        self._crowd = 0  # callers that waited for the last group
         self._stored: set[str] = set()  # versions of beliefs
         self._stored_since = time.monotonic()
         self._task: asyncio.Task[None] | None = None
@@ -140,6 +144,21 @@ class Writer:
         job.attempts, job.served = rows, served
         return self._put(job)
 
+    def add_later(
+        self, attempts: Sequence[Mapping[str, object]], measurements: Sequence[learn.Measurement]
+    ) -> "asyncio.Future[list[learn.Outcome]]":
+        """Store what followed a reply. Nobody waits for it, so it is written together with others, within 50 ms."""
+        job = self._job(max(1, len(attempts) + len(measurements)))
+        job.attempts, job.measurements = attempts, measurements
+        if self._refused(job):
+            return job.future
+        if not self._later:
+            self._later_due = time.monotonic() + _LATER_S
+            asyncio.get_running_loop().call_later(_LATER_S + _STEP_S, self._wake.set)  # not a moment too early
+        self._later.append(job)
+        self._rows_waiting += job.size
+        return job.future
+
     def record(self, measurements: Sequence[learn.Measurement]) -> "asyncio.Future[list[learn.Outcome]]":
         """Learn from measurements; an outcome for each, in order."""
         job = self._job(max(1, len(measurements)))
@@ -158,12 +177,15 @@ class Writer:
     def _job(self, size: int = 1) -> _Job:
         return _Job(asyncio.get_running_loop().create_future(), size)
 
-    def _put(self, job: _Job) -> "asyncio.Future[Any]":
+    def _refused(self, job: _Job) -> bool:
         if self._closing:
             job.fail(StorageUnavailable("The service is shutting down and takes no more writes."))
         elif self._rows_waiting >= _MOST_WAITING:
             job.fail(StorageUnavailable(f"{self._rows_waiting:,} rows wait for the database already."))
-        else:
+        return job.future.done()
+
+    def _put(self, job: _Job) -> "asyncio.Future[Any]":
+        if not self._refused(job):
             job.timer = asyncio.get_running_loop().call_later(self._settings.timeout_s, self._expire, job)
             self._queue.append(job)
             self._rows_waiting += job.size
@@ -179,7 +201,7 @@ class Writer:
 
     async def _run(self) -> None:
         while True:
-            if self._queue:
+            if self._queue or self._later_is_due():
                 await self._linger()
                 await self._commit(self._take())
             elif self._closing:
@@ -190,27 +212,36 @@ class Writer:
                 self._wake.clear()
                 await self._wake.wait()
 
+    def _later_is_due(self) -> bool:
+        return bool(self._later) and (self._closing or time.monotonic() >= self._later_due)
+
     async def _linger(self) -> None:
-        """In a burst, let the event loop bring the rest of it: as long as each of its rounds brings more."""
+        """In a burst, let the event loop bring the rest of it: as long as each millisecond brings more."""
         if self._crowd <= 1:
             return
         end = time.monotonic() + self._settings.group_ms / 1000.0
         seen = 0
         while seen < len(self._queue) and self._rows_waiting < self._settings.group_rows and time.monotonic() < end:
             seen = len(self._queue)
-            await asyncio.sleep(0)
+            await asyncio.sleep(_STEP_S)
 
     def _take(self) -> list[_Job]:
         jobs: list[_Job] = []
-        rows = 0
-        while self._queue and (not jobs or rows + self._queue[0].size <= self._settings.group_rows):
-            job = self._queue.popleft()
+        rows = self._move(self._queue, jobs, 0)
+        self._crowd = len(jobs)
+        if self._later_is_due():
+            self._move(self._later, jobs, rows)
+        return jobs
+
+    def _move(self, queue: deque[_Job], jobs: list[_Job], rows: int) -> int:
+        """Move jobs into a group that holds `rows` rows, as many as it may hold; the rows it holds then."""
+        while queue and (not jobs or rows + queue[0].size <= self._settings.group_rows):
+            job = queue.popleft()
             self._rows_waiting -= job.size
             if not job.expired:
                 jobs.append(job)
                 rows += job.size
-        self._crowd = len(jobs)
-        return jobs
+        return rows
 
     async def _commit(self, jobs: list[_Job]) -> None:
         """Commit jobs together; when one of them is at fault, each by itself."""

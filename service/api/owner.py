@@ -51,7 +51,8 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     parts: Parts = request.app.state.parts
     now = time.time()
     cells = await asyncio.to_thread(posterior_cells, parts.setup, parts.knowledge, now)
-    parts.metrics.state(cells, parts.knowledge.age(now), parts.writer.queue_length, parts.degraded)
+    parts.metrics.posteriors(cells)
+    parts.metrics.worker_state(parts.knowledge.age(now), parts.writer.queue_length, degraded=parts.degraded)
     body, content_type = await asyncio.to_thread(parts.metrics.exposition)
     return Response(body, headers={"content-type": content_type})
 
