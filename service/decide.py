@@ -4,7 +4,7 @@
 """
 
 import logging
-import secrets
+import os
 import time
 from collections.abc import Mapping
 
@@ -60,7 +60,20 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
 def new_id(now: float) -> str:
     """A decision id: looks like OpenAI's completion ids, sorts by time, cannot be guessed (80 random bits)."""
-    return f"chatcmpl-{int(now * 1000):012x}{secrets.token_hex(10)}"
+    return f"chatcmpl-{int(now * 1000):012x}{_random_hex()}"
+
+
+_RANDOM_BYTES = 10
+_unused = bytearray()
+
+
+def _random_hex() -> str:
+    """80 bits nobody can guess. The system is asked for many at once: a call of its own costs as much as the draw."""
+    if not _unused:
+        _unused.extend(os.urandom(400 * _RANDOM_BYTES))
+    found = _unused[-_RANDOM_BYTES:].hex()
+    del _unused[-_RANDOM_BYTES:]
+    return found
 
 
 def made_at(decision_id: str, default: float) -> float:
