@@ -8,7 +8,7 @@ SHELL := /bin/sh
 
 PYTHON ?=
 ARGS ?=
-PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet -c constraints.txt
+PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input install --quiet --quiet -c constraints.txt
 DEPENDENCIES := pyproject.toml constraints.txt
 
 help: ## List what can be made
