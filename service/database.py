@@ -186,7 +186,12 @@ def _postgres_engine(url: URL, pool_size: int, command_timeout_s: float | None, 
             max_overflow=0,
             hide_parameters=True,
             pool_pre_ping=check,
-            connect_args={"timeout": _CONNECT_TIMEOUT_S, "command_timeout": command_timeout_s},
+            connect_args={
+                "timeout": _CONNECT_TIMEOUT_S,
+                "command_timeout": command_timeout_s,
+                # A plan made while a table was empty is kept otherwise, and scans it when it no longer is.
+                "server_settings": {"plan_cache_mode": "force_custom_plan"},
+            },
         )
     except (NoSuchModuleError, ModuleNotFoundError) as error:
         raise ConfigurationError(
