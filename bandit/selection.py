@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
+from scipy.special import betainc, betaln
 
 from bandit.posteriors import Beliefs
 from bandit.vocabulary import Arm, Choice, PromptProfile
@@ -20,9 +20,14 @@ if TYPE_CHECKING:
 
 Vector = NDArray[np.float64]
 
-_GRID = np.linspace(0.0, 1.0, 33)
-_AROUND_MEAN = np.linspace(-4.0, 4.0, 25)  # standard deviations
-_CONTENDERS = 6  # arms around whose means the grid is made finer
+_SPREAD = np.linspace(0.0, 1.0, 17)  # nodes over the whole range
+_AROUND_MEAN = np.linspace(-4.0, 4.0, 9)  # nodes near an arm's mean, in standard deviations
+_TAIL = np.linspace(0.0, 1.0, 9)[1:-1]  # nodes near the end of a Beta that is unbounded there, in probability
+_LEVELS = (np.arange(40) + 0.5) / 40  # nodes of a refinement, in probability that the best utility lies below
+_COARSE = 0.04  # refine while the best utility lies between two neighbouring nodes with a higher probability
+_REFINEMENTS = 4  # at most; one is usual
+_SMALLEST = 1e-9  # alpha and beta of 0 are taken as this: all mass at one end
+_NOTHING = 1e-300  # stands for a probability of 0 where its logarithm is needed
 
 
 class PolicyFailure(ValueError):
@@ -32,9 +37,14 @@ class PolicyFailure(ValueError):
 def probability_of_best(alpha: Vector, beta: Vector, shift: Vector | None = None) -> Vector:
     """Chance that each arm has the highest `quality - shift`, for independent Beta(alpha, beta) qualities.
 
-    All arrays have shape (n_arms,); `shift` is what an arm costs on the scale of quality, default 0. Integrates
-    P(k) = integral of prod_{j != k} F_j dF_k over a shared grid of utilities, as a Stieltjes sum over the distribution
-    functions: needs no density, so it holds for alpha or beta below 1 as well. Absolute error is below 0.002.
+    All arrays have shape (n_arms,); `shift` is what an arm costs on the scale of quality, default 0. Absolute error is
+    below 0.002 for alpha and beta of at least 0.1; smaller ones put so much mass nearer to 0 or 1 than floating point
+    tells apart that the split between equal arms is conventional.
+
+    P(k) is the integral of G dlog F_k, where F_k is the distribution of arm k's utility and G, the product of all, that
+    of the best one. Between two nodes G's rise is shared in proportion to the rises of log F_k: exact where the F_k
+    are powers of each other, and needs no density, which is unbounded for alpha or beta below 1. Nodes are added where
+    G rises fast.
 
     Source: the definition of probability matching; Chapelle and Li, "An Empirical Evaluation of Thompson Sampling",
     2011.
@@ -42,34 +52,55 @@ def probability_of_best(alpha: Vector, beta: Vector, shift: Vector | None = None
     n_arms = len(alpha)
     if n_arms == 1:
         return np.ones(1)
+    alpha, beta = np.maximum(alpha, _SMALLEST), np.maximum(beta, _SMALLEST)
     cost = np.zeros(n_arms) if shift is None else shift
-    total = alpha + beta
-    mean = alpha / total
-    sd = np.sqrt(alpha * beta / (total + 1.0)) / total
-    mean = mean - cost
-    low, high = float((-cost).max()), float((1.0 - cost).max())  # the best utility lies in here
-    low = max(low, float((mean - 6.0 * sd).max()))
-    high = min(high, float((mean + 8.0 * sd).max()))
-    nodes = [low + (high - low) * _GRID]
-    contenders = np.argsort(-(mean + 2.0 * sd), kind="stable")[:_CONTENDERS]
-    nodes.extend(mean[k] + sd[k] * _AROUND_MEAN for k in contenders)
-    grid = np.sort(np.clip(np.concatenate(nodes), low, high))  # (n_nodes,)
-    quality = np.clip(grid + cost[:, None], 0.0, 1.0)  # (n_arms, n_nodes)
-    below = betainc(alpha[:, None], beta[:, None], quality)  # F_k at each node
-    below[:, -1] = 1.0
-    mass = np.diff(below, axis=1, prepend=0.0)
-    left = np.concatenate([np.zeros((n_arms, 1)), below[:, :-1]], axis=1)
-    # prod_{j != k} without dividing by F_k, which may be 0: products of what stands before and after k.
-    chance = (mass * (_product_of_others(below) + _product_of_others(left))).sum(axis=1) / 2.0
+    grid = _first_nodes(alpha, beta, cost)
+    logs = _log_cdf(alpha, beta, cost, grid)  # (n_arms, n_nodes)
+    best = np.exp(logs.sum(axis=0))  # G
+    for _ in range(_REFINEMENTS):
+        if np.diff(best).max() < _COARSE:
+            break
+        more = np.interp(_LEVELS, best, grid)
+        grid = np.concatenate([grid, more])
+        order = np.argsort(grid, kind="stable")
+        grid = grid[order]
+        logs = np.concatenate([logs, _log_cdf(alpha, beta, cost, more)], axis=1)[:, order]
+        best = np.exp(logs.sum(axis=0))
+    rises = np.diff(logs, axis=1)
+    together = rises.sum(axis=0)
+    together[together <= 0.0] = 1.0  # G does not rise there either
+    chance = rises @ (np.diff(best) / together)
     return np.asarray(chance / chance.sum())
 
 
-def _product_of_others(rows: Vector) -> Vector:
-    """For each row the product of all other rows: shape (n, m) to (n, m)."""
-    ones = np.ones((1, rows.shape[1]))
-    before = np.cumprod(np.concatenate([ones, rows[:-1]]), axis=0)
-    after = np.cumprod(np.concatenate([ones, rows[:0:-1]]), axis=0)[::-1]
-    return np.asarray(before * after)
+def _first_nodes(alpha: Vector, beta: Vector, cost: Vector) -> Vector:
+    """Utilities at which the distributions are looked at first, in order: where the best one may lie."""
+    low, high = float((-cost).max()), float((1.0 - cost).max())  # the best utility lies in here
+    total = alpha + beta
+    mean = alpha / total - cost
+    sd = np.sqrt(alpha * beta / (total + 1.0)) / total
+    # Arms that may be far up, and arms that surely are: below the latter's distribution nothing else counts.
+    hopeful, sure = np.argsort(-(mean + 2.0 * sd), kind="stable")[:3], np.argsort(-(mean - 2.0 * sd), kind="stable")[:4]
+    near = np.concatenate([hopeful, sure])
+    nodes = [low + (high - low) * _SPREAD, (mean[near, None] + sd[near, None] * _AROUND_MEAN).ravel()]
+    by_cost = np.argsort(cost, kind="stable")
+    if len(top := by_cost[beta[by_cost] < 1.0][:32]):
+        nodes += [(1.0 - cost[top, None] - _tail(beta[top], alpha[top])).ravel(), 1.0 - cost[top]]
+    if len(bottom := by_cost[alpha[by_cost] < 1.0][:4]):
+        nodes.append((_tail(alpha[bottom], beta[bottom]) - cost[bottom, None]).ravel())
+    return np.asarray(np.sort(np.clip(np.concatenate(nodes), low, high)))
+
+
+def _tail(alpha: Vector, beta: Vector) -> Vector:
+    """Qualities near 0 below which Beta(alpha, beta) has about the probabilities `_TAIL`: F(x) ~ x^a / (a B(a, b))."""
+    logs = (np.log(_TAIL) + (np.log(alpha) + betaln(alpha, beta))[:, None]) / alpha[:, None]
+    return np.asarray(np.exp(np.minimum(logs, 0.0)))
+
+
+def _log_cdf(alpha: Vector, beta: Vector, cost: Vector, grid: Vector) -> Vector:
+    """Logarithm of the chance that each arm's utility lies below each node: shape (n_arms, n_nodes)."""
+    quality = np.clip(grid + cost[:, None], 0.0, 1.0)
+    return np.asarray(np.log(np.maximum(betainc(alpha[:, None], beta[:, None], quality), _NOTHING)))
 
 
 def with_floor(chances: Vector, floor: float) -> Vector:
