@@ -89,7 +89,7 @@ class Database:
         self._url = driver_url(url)
         self.dialect = self._url.get_backend_name()
         if self.dialect == "sqlite":
-            _make_folder(self._url)
+            _open_once(self._url)
             self._writing = _sqlite_engine(self._url, 1, _PRAGMAS)
             self._reading = _sqlite_engine(self._url, pool_size, (*_PRAGMAS, "query_only=ON"))
         else:
@@ -245,15 +245,15 @@ async def _in_one_hop(connection: AsyncConnection, work: Work[Result], begin: st
         raise
 
 
-def _make_folder(url: URL) -> None:
+def _open_once(url: URL) -> None:
+    """Make the folder and see that the file can be opened, before anything depends on it."""
     path = Path(str(url.database))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        expected = "expected a place that can be written"
-        raise ConfigurationError(
-            [f"database.url is {path}, but its folder cannot be made ({error.strerror}); {expected}"]
-        ) from None
+        sqlite3.connect(path).close()
+    except (OSError, sqlite3.Error) as error:
+        expected = "expected a file in a folder that can be written"
+        raise ConfigurationError([f"database.url is {path}, which cannot be opened ({error}); {expected}"]) from None
 
 
 def migrate(url: str) -> None:

@@ -238,9 +238,8 @@ class Writer:
         while queue and (not jobs or rows + queue[0].size <= self._settings.group_rows):
             job = queue.popleft()
             self._rows_waiting -= job.size
-            if not job.expired:
-                jobs.append(job)
-                rows += job.size
+            jobs.append(job)
+            rows += job.size
         return rows
 
     async def _commit(self, jobs: list[_Job]) -> None:

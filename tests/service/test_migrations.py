@@ -53,9 +53,15 @@ def test_down_with_data_in_place_and_up_again(database_url):
     assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM configs"))) == 0
 
 
+def migrate_with_others(url, barrier):
+    barrier.wait(60)
+    migrate(url)
+
+
 def test_several_processes_may_migrate_at_once(database_url):
     context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=migrate, args=(database_url,)) for _ in range(3)]
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=migrate_with_others, args=(database_url, barrier)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
@@ -71,12 +77,12 @@ def test_the_folder_of_a_new_file_is_made(tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_a_mistake_of_the_settings(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigurationError, match="cannot be made"):
+    with pytest.raises(ConfigurationError, match="cannot be opened"):
         migrate(f"sqlite:///{tmp_path / 'file' / 'armwise.db'}")
 
 
-def test_a_path_that_is_a_folder_is_told(tmp_path):
-    with pytest.raises(StorageUnavailable, match="cannot be reached"):
+def test_a_path_that_is_a_folder_is_a_mistake_of_the_settings(tmp_path):
+    with pytest.raises(ConfigurationError, match="cannot be opened"):
         migrate(f"sqlite:///{tmp_path}")
 
 

@@ -1,3 +1,4 @@
+import asyncio
 import traceback
 from functools import partial
 
@@ -6,6 +7,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from bandit.posteriors import CellKey, Counts
 from service import store
+from service.database import Database
 
 NOON = 1_800_000_000.0
 CELL = CellKey("", "small", "Open QA", "simple", 500_000, "thumb")
@@ -91,6 +93,23 @@ async def test_reading_cannot_write(database, decision_row):
     with pytest.raises(DBAPIError):
         await database.read(lambda connection: store.insert_decisions(connection, [decision_row("d")]))
     assert await database.read(store.decision, "d") is None
+
+
+async def test_reading_before_writing_meets_no_lock(database, database_url, decision_row):
+    other = Database(database_url)
+
+    async def write(one, name):
+        for turn in range(20):
+
+            def work(connection, decision_id=f"{name}{turn}"):
+                store.list_decisions(connection, limit=1)
+                store.insert_decisions(connection, [decision_row(decision_id)])
+
+            await one.write(work)
+
+    await asyncio.gather(write(database, "a"), write(other, "b"))
+    await other.close()
+    assert len(await database.read(partial(store.list_decisions, limit=99))) == 40
 
 
 async def test_decisions_are_listed_newest_first(database, decision_row):
