@@ -1,7 +1,8 @@
 """Automatic quality heuristics: what a reply itself tells about its quality.
 
 A heuristic is one function from an `Exchange` to a finding in words, or None when it has nothing against the reply.
-Hard ones are definite failures and count as a label; soft ones are weak evidence. `HEURISTICS` names them all.
+Hard ones are definite failures and count as a label; soft ones are weak evidence. `service.quality.examine.HEURISTICS`
+names them all.
 """
 
 from collections.abc import Callable
@@ -53,44 +54,8 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def heuristic_names() -> frozenset[str]:
-    """Every name that `[quality.heuristics]` may hold."""
+    """Every name that `[quality.heuristics]` may hold, the user's own signals of `service.quality.repeats` included."""
     from service.quality.examine import HEURISTICS  # noqa: PLC0415 - it is written against this module
     from service.quality.repeats import SIGNALS  # noqa: PLC0415 - likewise
 
-    return SIGNALS | {heuristic.name for heuristic in HEURISTICS}
-
-
-# The heuristics need the types above, so they can only be imported here.
-from service.quality.failures import (  # noqa: E402
-    find_empty,
-    find_invalid_json,
-    find_invalid_tool_call,
-    find_truncated,
-    find_upstream_failure,
-)
-from service.quality.repeats import SIGNALS  # noqa: E402
-from service.quality.snippets import find_broken_code  # noqa: E402
-from service.quality.wording import (  # noqa: E402
-    find_refusal,
-    find_repetition,
-    find_uncertainty,
-    find_wrong_language,
-)
-
-HEURISTICS: tuple[Heuristic, ...] = (
-    Heuristic(name="empty", find=find_empty, hard=True, weight=1.0),
-    Heuristic(name="truncated", find=find_truncated, hard=True, weight=1.0),
-    Heuristic(name="upstream_failure", find=find_upstream_failure, hard=True, weight=1.0),
-    Heuristic(name="invalid_json", find=find_invalid_json, hard=True, weight=1.0),
-    Heuristic(name="invalid_tool_call", find=find_invalid_tool_call, hard=True, weight=1.0),
-    Heuristic(name="refusal", find=find_refusal, weight=0.4),
-    Heuristic(name="uncertainty", find=find_uncertainty, weight=0.2),
-    Heuristic(name="repetition", find=find_repetition, weight=0.4),
-    Heuristic(name="wrong_language", find=find_wrong_language, weight=0.4),
-    Heuristic(name="broken_code", find=find_broken_code, weight=0.3),
-)
-
-
-def heuristic_names() -> frozenset[str]:
-    """Every name that `[quality.heuristics]` may hold, the user's own signals of `service.quality.repeats` included."""
     return frozenset({*(heuristic.name for heuristic in HEURISTICS), *SIGNALS})

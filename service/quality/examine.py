@@ -1,8 +1,30 @@
-"""Run the heuristics over an exchange, and turn what they found into a reward."""
+"""All heuristics in one tuple: run them over an exchange, turn what they found into a reward."""
 
 from bandit.vocabulary import Reward
-from service.quality import HEURISTICS, Exchange, Finding
+from service.quality import Exchange, Finding, Heuristic
+from service.quality.failures import (
+    find_empty,
+    find_invalid_json,
+    find_invalid_tool_call,
+    find_truncated,
+    find_upstream_failure,
+)
+from service.quality.snippets import find_broken_code
+from service.quality.wording import find_refusal, find_repetition, find_uncertainty, find_wrong_language
 from service.settings import Quality
+
+HEURISTICS: tuple[Heuristic, ...] = (
+    Heuristic(name="empty", find=find_empty, hard=True, weight=1.0),
+    Heuristic(name="truncated", find=find_truncated, hard=True, weight=1.0),
+    Heuristic(name="upstream_failure", find=find_upstream_failure, hard=True, weight=1.0),
+    Heuristic(name="invalid_json", find=find_invalid_json, hard=True, weight=1.0),
+    Heuristic(name="invalid_tool_call", find=find_invalid_tool_call, hard=True, weight=1.0),
+    Heuristic(name="refusal", find=find_refusal, weight=0.4),
+    Heuristic(name="uncertainty", find=find_uncertainty, weight=0.2),
+    Heuristic(name="repetition", find=find_repetition, weight=0.4),
+    Heuristic(name="wrong_language", find=find_wrong_language, weight=0.4),
+    Heuristic(name="broken_code", find=find_broken_code, weight=0.3),
+)
 
 _MAX_SOFT_WEIGHT = 0.5  # of one label: however many soft findings, they stay weaker than a person's word
 

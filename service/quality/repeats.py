@@ -44,7 +44,7 @@ class _Asked(msgspec.Struct, kw_only=True):
     decision_id: str
     text: int
     signs: int
-    words: array[int]  # empty when the prompt is too short or too long to be compared by words
+    words: "array[int]"  # empty when the prompt is too short or too long to be compared by words
 
 
 class Repeats:
@@ -113,7 +113,7 @@ def _asked(prompt: str, decision_id: str, now: float) -> _Asked | None:
     if len(words) < _MIN_WORDS:
         return None
     distinct = {hash(word) for word in words}
-    comparable = short and _MIN_WORDS_NEAR <= len(words) and len(distinct) <= _MAX_WORDS_NEAR
+    comparable = short and len(words) >= _MIN_WORDS_NEAR and len(distinct) <= _MAX_WORDS_NEAR
     return _Asked(
         at=now,
         decision_id=decision_id,

@@ -11,11 +11,16 @@ from typing import Any
 _MAX_STEPS = 2_000  # subschemas and names looked at: about a millisecond
 _MAX_DEPTH = 40
 
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 _TYPES: dict[str, Callable[[Any], bool]] = {
     "null": lambda value: value is None,
     "boolean": lambda value: isinstance(value, bool),
-    "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
-    "number": lambda value: _is_number(value),
+    "integer": lambda value: _is_number(value) and value == int(value),
+    "number": _is_number,
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list),
     "object": lambda value: isinstance(value, dict),
@@ -33,10 +38,6 @@ def fault(value: Any, schema: Any) -> str | None:
     return _Walk(schema).fault(value, schema, 0)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 class _Walk:
     """One check. Every rule only ever adds faults, so whatever is skipped can hide one but never invent one."""
 
@@ -48,18 +49,16 @@ class _Walk:
         self.left -= 1
         if self.left < 0 or depth > _MAX_DEPTH:
             return None
-        if schema is False:
-            return "a value stands where none may"
-        if not isinstance(schema, dict) or (value is None and schema.get("nullable") is True):
-            return None
+        if not isinstance(schema, dict):
+            return "a value stands where none may" if schema is False else None
         if "$ref" in schema:
             return self.fault(value, self.referred(schema["$ref"]), depth + 1)
         found = self.of_type(value, schema) or self.of_combined(value, schema, depth)
-        if found is None and isinstance(value, dict):
+        if found is not None:
+            return found
+        if isinstance(value, dict):
             return self.of_object(value, schema, depth)
-        if found is None and isinstance(value, list):
-            return self.of_array(value, schema, depth)
-        return found or self.of_scalar(value, schema)
+        return self.of_array(value, schema, depth) if isinstance(value, list) else self.of_scalar(value, schema)
 
     def referred(self, reference: Any) -> Any:
         """The subschema at "#/..."; True, which everything keeps, when it is elsewhere or missing."""
@@ -78,7 +77,8 @@ class _Walk:
         wanted = schema.get("type")
         names = wanted if isinstance(wanted, list) else [wanted]
         checks = [_TYPES.get(name) if isinstance(name, str) else None for name in names[:10]]
-        if checks and not any(check is None or check(value) for check in checks):
+        nullable = value is None and schema.get("nullable") is True  # OpenAPI's, which many take for JSON schema's
+        if checks and not nullable and not any(check is None or check(value) for check in checks):
             return "a value has the wrong type"
         return None
 
@@ -161,6 +161,6 @@ def _out_of_range(value: float, schema: dict[str, Any]) -> bool:
     return (
         _over(value, schema.get("maximum"))
         or _over(schema.get("minimum"), value)
-        or (_is_number(above) and bool(value <= above))
-        or (_is_number(below) and bool(value >= below))
+        or (_is_number(above) and not _over(value, above))
+        or (_is_number(below) and not _over(below, value))
     )

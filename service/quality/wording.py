@@ -4,7 +4,6 @@ Every list of words is short on purpose: a phrase that also stands in good repli
 """
 
 import re
-from itertools import islice
 
 from service.quality import Exchange
 from service.quality.passages import passages, read_part
@@ -108,7 +107,7 @@ def _repeated_pieces(prose: str) -> str | None:
     words = text.split()
     if len(words) * 12 >= len(text):  # a script with spaces between its words
         pieces = len(words) - 3
-        distinct = len(set(zip(words, islice(words, 1, None), islice(words, 2, None), islice(words, 3, None))))
+        distinct = len({*zip(words, words[1:], words[2:], words[3:], strict=False)})
     else:
         pieces = len(text) - 7
         distinct = len({text[start : start + 8] for start in range(pieces)})

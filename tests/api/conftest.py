@@ -29,8 +29,9 @@ class Running:
         self.thread.start()
         deadline = time.monotonic() + 30
         while not self.server.started:
-            assert self.thread.is_alive(), "the service did not start"
-            assert time.monotonic() < deadline, "the service did not start in time"
+            if not self.thread.is_alive() or time.monotonic() > deadline:
+                self.socket.close()
+                pytest.fail("the service did not start")
             time.sleep(0.01)
         return self
 
