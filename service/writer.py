@@ -25,6 +25,7 @@ _MOST_WAITING = 10_000  # rows; more than that is seconds of work, so callers ar
 _TRIES = 5  # of a transaction that meets another process at the same row
 _REMEMBER_S = 60.0  # a version stored within it is not sent again; less than any decision is kept, so it is still there
 _LATER_S = 0.05  # how long what nobody waits for may wait for company
+_LATER_TIMEOUTS = 10  # how many times as long it may wait for a database that is away
 _STEP_S = 0.001
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0
 
@@ -147,7 +148,10 @@ class Writer:
     def add_later(
         self, attempts: Sequence[Mapping[str, object]], measurements: Sequence[learn.Measurement]
     ) -> "asyncio.Future[list[learn.Outcome]]":
-        """Store what followed a reply. Nobody waits for it, so it is written together with others, within 50 ms."""
+        """Store what followed a reply. Nobody waits for it, so it is written together with others, within 50 ms.
+
+        It may wait ten times `settings.timeout_s` for a database that is away.
+        """
         job = self._job(max(1, len(attempts) + len(measurements)))
         job.attempts, job.measurements = attempts, measurements
         if self._refused(job):
@@ -155,6 +159,7 @@ class Writer:
         if not self._later:
             self._later_due = time.monotonic() + _LATER_S
             asyncio.get_running_loop().call_later(_LATER_S + _STEP_S, self._wake.set)  # not a moment too early
+        job.timer = asyncio.get_running_loop().call_later(_LATER_TIMEOUTS * self._settings.timeout_s, self._expire, job)
         self._later.append(job)
         self._rows_waiting += job.size
         return job.future

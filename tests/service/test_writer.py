@@ -166,6 +166,27 @@ async def test_an_error_in_memory_does_not_unsay_a_commit(database, decision_row
     assert "could not be taken into memory" in caplog.text
 
 
+async def test_what_nobody_waits_for_is_written_together(database, decision_row, attempt_row):
+    commits = []
+    async with writing(database, commits.append) as writer:
+        await writer.add_decision(decision_row("d"))
+        later = [writer.add_later([attempt_row("d", step=step)], [rating(user=f"u{step}")]) for step in range(5)]
+        await writer.record([rating()])
+        assert not any(future.done() for future in later)  # a reply is never kept waiting by them
+        outcomes = await asyncio.gather(*later)
+    assert [outcome.status for (outcome,) in outcomes] == ["recorded"] * 5
+    assert [sum(counts.n for counts in deltas.values()) for deltas in commits] == [1_000_000, 5_000_000]
+    assert len(await database.read(store.attempts_of, ["d"])) == 5
+
+
+async def test_closing_writes_what_nobody_waits_for(database, decision_row, attempt_row):
+    async with writing(database) as writer:
+        await writer.add_decision(decision_row("d"))
+        later = writer.add_later([attempt_row("d")], [rating()])
+    assert later.result()[0].status == "recorded"
+    assert len(await database.read(store.attempts_of, ["d"])) == 1
+
+
 async def test_two_writers_keep_exact_sums(database, database_url, decision_row):
     other = Database(database_url)
     commits = []
@@ -316,6 +337,20 @@ async def test_a_server_that_goes_away_is_told_and_recovered_from(wire, decision
         await until(lambda: writer.healthy)
         await writer.add_decision(decision_row("after"))
         assert set(await database.read(store.decisions_to_rate, ["before", "after"])) == {"before", "after"}
+    await database.close()
+
+
+@pytest.mark.postgres
+async def test_closing_ends_though_the_server_is_gone(wire, decision_row, attempt_row):
+    database = Database(wire.url)
+    async with writing(database, timeout_s=0.05) as writer:
+        await writer.add_decision(decision_row("d"))
+        await wire.cut()
+        waiting, later = writer.record([rating()]), writer.add_later([attempt_row("d")], [rating()])
+    for future in (waiting, later):
+        with pytest.raises(StorageUnavailable):
+            future.result()
+    assert writer.queue_length == 0
     await database.close()
 
 
