@@ -89,6 +89,7 @@ class Writer:
         on_commit: Callable[[dict[CellKey, Counts]], None],
         *,
         window_s: float,
+        took: Callable[[float], None] = lambda _: None,
     ) -> None:
         self.window_s = window_s  # how old a decision may be that is rated
         self.healthy = True  # False from a failed write until the next one succeeds
@@ -96,6 +97,7 @@ class Writer:
         self._database = database
         self._settings = settings
         self._on_commit = on_commit
+        self._took = took  # is told the seconds of each commit
         self._queue: deque[_Job] = deque()
         self._later: deque[_Job] = deque()  # what nobody waits for
         self._later_due = 0.0  # time.monotonic()
@@ -159,7 +161,7 @@ class Writer:
         if not self._later:
             self._later_due = time.monotonic() + _LATER_S
             asyncio.get_running_loop().call_later(_LATER_S + _STEP_S, self._wake.set)  # not a moment too early
-        job.timer = asyncio.get_running_loop().call_later(_LATER_TIMEOUTS * self._settings.timeout_s, self._expire, job)
+        self._give_time(job, _LATER_TIMEOUTS * self._settings.timeout_s)
         self._later.append(job)
         self._rows_waiting += job.size
         return job.future
@@ -191,16 +193,19 @@ class Writer:
 
     def _put(self, job: _Job) -> "asyncio.Future[Any]":
         if not self._refused(job):
-            job.timer = asyncio.get_running_loop().call_later(self._settings.timeout_s, self._expire, job)
+            self._give_time(job, self._settings.timeout_s)
             self._queue.append(job)
             self._rows_waiting += job.size
             self._wake.set()
         return job.future
 
-    def _expire(self, job: _Job) -> None:
+    def _give_time(self, job: _Job, seconds: float) -> None:
+        job.timer = asyncio.get_running_loop().call_later(seconds, self._expire, job, seconds)
+
+    def _expire(self, job: _Job, seconds: float) -> None:
         """Tell the caller that it is too late; unless its group is being committed just now, nothing is written."""
         job.expired = True
-        error = StorageUnavailable(f"The database did not take a write within {self._settings.timeout_s:g} s.")
+        error = StorageUnavailable(f"The database did not take a write within {seconds:g} s.")
         self._suffer(error)
         job.fail(error)
 
@@ -252,6 +257,7 @@ class Writer:
         pause_s, tries = _FIRST_PAUSE_S, 0
         while jobs := [job for job in jobs if not job.expired]:
             tries += 1
+            started = time.perf_counter()
             try:
                 results, deltas = await self._database.write(
                     partial(_apply, jobs=jobs, window_s=self.window_s, now=time.time())
@@ -271,6 +277,7 @@ class Writer:
                     jobs[0].fail(error)
                     return
             else:
+                self._took(time.perf_counter() - started)
                 self._succeed(jobs, results, deltas)
                 return
 
