@@ -141,8 +141,8 @@ def report(arguments, prompts, served, survived, learned):
     rows["oracle"] = (oracle, None)
     routed = statistics.fmean(score for _, score, _ in served), statistics.fmean(cost for _, _, cost in served)
     rows["armwise"] = routed
-    print(f"\n{len(prompts)} prompts, feedback on {arguments.feedback_rate:.0%}, tiers {arguments.tiers}, "
-          f"seed {arguments.seed}. Good: within {GOOD_WITHIN} of the best mean: {', '.join(sorted(good))}.")  # fmt: skip
+    print(f"\n{len(prompts)} prompts, feedback on {arguments.feedback_rate:.0%}, tiers {arguments.tiers}.")
+    print(f"Good, within {GOOD_WITHIN} of the best mean: {', '.join(sorted(good))}. Seed {arguments.seed}.")
     print("\n| requests | share of good models | share of the best | mean quality | mean cost (USD) |")
     print("|---|---|---|---|---|")
     for window in windows:

@@ -41,7 +41,7 @@ _DAY_S = 86_400.0
 
 def create_app(settings: Settings, config: Path | None = None) -> Litestar:
     """The service for these settings. `config` is the file they came from: it is read again on reload."""
-    return Litestar(
+    app = Litestar(
         route_handlers=[
             chat.chat_completions,
             feedback.give_feedback,
@@ -59,7 +59,6 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             *docs_handlers(),
         ],
         openapi_config=openapi_config(),
-        middleware=[_counted],
         lifespan=[_running(settings, config)],
         exception_handlers={
             ArmwiseError: _armwise_error,
@@ -70,6 +69,8 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
         state=State({}),
         logging_config=None,
     )
+    app.asgi_handler = _counted(app.asgi_handler)  # outside of routing, so that unknown paths are counted too
+    return app
 
 
 def app_from_environment() -> Litestar:
@@ -127,12 +128,10 @@ async def _refresh(parts: Parts) -> None:
         try:
             await parts.knowledge.refresh(parts.writer)
             await reload_keys(parts)
-            parts.metrics.worker_state(
-                parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded
-            )
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
+        parts.metrics.worker_state(parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded)
 
 
 async def _prune(parts: Parts) -> None:
@@ -200,9 +199,11 @@ def _armwise_error(request: Request[Any, Any, Any], error: ArmwiseError) -> Resp
 
 def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Errors of the framework, in OpenAI's envelope."""
+    _count(request, error)
     if error.status_code == 413:
         limit = request.app.state.parts.setup.settings.server.max_body_bytes
-        return _armwise_error(request, TooLarge(f"The body is larger than the {limit:,} bytes this server takes."))
+        status, body, headers = http_answer(TooLarge(f"The body is larger than the {limit:,} bytes this server takes."))
+        return _json(status, body, headers)
     messages = {
         404: f"There is nothing at {request.method} {request.url.path}. /docs lists what there is.",
         405: f"{request.url.path} does not take {request.method}. /docs lists what there is.",

@@ -39,7 +39,9 @@ class Parts:
         self.metrics = metrics
         self.config = config  # the settings file; None: defaults
         window_s = setup.settings.rewards.window_days * _DAY_S
-        self.writer = Writer(database, setup.settings.database, knowledge.fold, window_s=window_s)
+        self.writer = Writer(
+            database, setup.settings.database, knowledge.fold, window_s=window_s, took=metrics.committed
+        )
         self.providers = Providers()
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)

@@ -6,7 +6,9 @@ MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 async def ask(http, **more):
-    async with http.post("/v1/chat/completions", json={"messages": MESSAGES, **more}) as reply:
+    async with http.post(
+        "/v1/chat/completions", json={"messages": MESSAGES, "simulate": {"quality": 1.0}, **more}
+    ) as reply:
         assert reply.status == 200, await reply.text()
         return await reply.json()
 
@@ -33,7 +35,10 @@ async def cell(http, routing):
         ({"value": 1}, 1.0),
         ({"rating": 4, "scale": 5}, 0.75),
         ({"rating": -1, "scale": [-2, 2]}, 0.25),
-        ({"value": True, "metric": "quality", "source": "judge", "user": "u", "comment": "ok", "tags": {"a": "b"}}, 1.0),
+        (
+            {"value": True, "metric": "quality", "source": "judge", "user": "u", "comment": "ok", "tags": {"a": "b"}},
+            1.0,
+        ),
     ],
 )
 @pytest.mark.parametrize("path", ["/feedback", "/v1/feedback"])
@@ -135,7 +140,7 @@ async def test_feedback_after_the_window_is_gone(run):
 
 
 async def test_streamed_and_named_calls_learn_too(http):
-    body = {"messages": MESSAGES, "model": "small", "stream": True}
+    body = {"messages": MESSAGES, "model": "small", "stream": True, "simulate": {"quality": 1.0}}
     async with http.post("/v1/chat/completions", json=body) as reply:
         await reply.read()
         decision_id = reply.headers["x-armwise-decision-id"]

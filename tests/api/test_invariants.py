@@ -26,7 +26,9 @@ ARMS = [Arm(name="a", tier="small"), Arm(name="b", tier="medium"), Arm(name="c",
 
 
 async def ask(http, **more):
-    async with http.post("/v1/chat/completions", json={"messages": MESSAGES, **more}) as reply:
+    async with http.post(
+        "/v1/chat/completions", json={"messages": MESSAGES, "simulate": {"quality": 1.0}, **more}
+    ) as reply:
         return reply.status, reply.headers, await reply.json()
 
 
@@ -114,7 +116,9 @@ async def test_a_decision_can_be_repeated(service):
     async with aiohttp.ClientSession(service.url) as http:
         ids = []
         for number in range(30):
-            _, _, reply = await ask(http, router={"explore": number % 5 != 0, "min_tier": ["small", "medium"][number % 2]})
+            _, _, reply = await ask(
+                http, router={"explore": number % 5 != 0, "min_tier": ["small", "medium"][number % 2]}
+            )
             await rate(http, reply["id"], number % 2 == 0)
             ids.append(reply["id"])
         for decision_id in ids:
@@ -146,7 +150,7 @@ async def test_nothing_blocks_the_event_loop(service, reply_words, caplog):
         await ask(http)  # what is made at first use
         logger.addHandler(watch)
         loop.slow_callback_duration = 0.010
-        loop.call_soon_threadsafe(loop.set_debug, True)  # noqa: FBT003
+        loop.call_soon_threadsafe(loop.set_debug, True)
         try:
             for number in range(requests):
                 simulate = {"reply": " ".join(f"word{(number * n) % 9973}" for n in range(reply_words))}
@@ -154,7 +158,7 @@ async def test_nothing_blocks_the_event_loop(service, reply_words, caplog):
                 assert status == 200
                 await rate(http, reply["id"], True)
         finally:
-            loop.call_soon_threadsafe(loop.set_debug, False)  # noqa: FBT003
+            loop.call_soon_threadsafe(loop.set_debug, False)
             logger.removeHandler(watch)
     assert len(slow) < requests / 5, slow[:3]
 
@@ -162,7 +166,9 @@ async def test_nothing_blocks_the_event_loop(service, reply_words, caplog):
 @pytest.mark.parametrize("model", [None, "remote", "auto:random", "auto:rules", "auto:static_tier"])
 async def test_sensitive_prompts_stay_local(run, model, caplog):
     secret = "my-secret-number-4711"
-    service = run(models=(SimulatedModel(name="here", local=True, tier="small"), SimulatedModel(name="remote", tier="large")))
+    service = run(
+        models=(SimulatedModel(name="here", local=True, tier="small"), SimulatedModel(name="remote", tier="large"))
+    )
     messages = [{"role": "user", "content": f"Remember {secret}."}]
     with caplog.at_level(logging.DEBUG):
         async with aiohttp.ClientSession(service.url) as http:
@@ -210,7 +216,9 @@ _setup = {}
 async def test_the_learner_never_breaks_serving(service):
     """Poisoned counts in memory: chat goes on, by the static tiers, and says so."""
     knowledge = service.parts.knowledge
-    poisoned = Beliefs("poison", {name: Evidence(float("nan"), float("inf"), -1.0, 1e308) for name in ("small", "large")})
+    poisoned = Beliefs(
+        "poison", {name: Evidence(float("nan"), float("inf"), -1.0, 1e308) for name in ("small", "large")}
+    )
     async with aiohttp.ClientSession(service.url) as http:
         _, _, reply = await ask(http)
         task_type = reply["routing"]["task_type"]

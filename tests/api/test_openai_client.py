@@ -152,8 +152,8 @@ def test_a_stream_that_breaks_raises_and_does_not_end_cleanly(run):
     service = run(models=(SimulatedModel(name="only", error_rate=1.0, error="cut"),))
     client = openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0)
     words = []
+    stream = client.chat.completions.create(model="auto", messages=HELLO, stream=True)
     with pytest.raises(openai.APIError):
-        for chunk in client.chat.completions.create(model="auto", messages=HELLO, stream=True):
-            words.append(chunk.choices[0].delta.content or "")  # noqa: PERF401 - the words before the break
+        words.extend(chunk.choices[0].delta.content or "" for chunk in stream)
     assert "".join(words)
     client.close()

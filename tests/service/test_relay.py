@@ -1,5 +1,7 @@
 """Relaying a stream: byte for byte but for the id, whatever the cut of the pieces."""
 
+from itertools import pairwise
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -38,7 +40,7 @@ def expected(events, *, show_usage):
 def test_any_cut_of_the_bytes_gives_the_same_stream(cuts, show_usage):
     whole = b"".join(STREAM)
     edges = [0, *sorted(cuts), len(whole)]
-    pieces = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [whole[a:b] for a, b in pairwise(edges)]
     assert relayed(pieces, show_usage=show_usage)[0] == expected(STREAM, show_usage=show_usage)
 
 
@@ -62,7 +64,9 @@ def test_a_chunk_without_id_gets_ours():
 
 def test_an_id_inside_a_tool_call_stays():
     call = '{"tool_calls":[{"index":0,"id":"call_7","function":{"name":"f","arguments":"{}"}}]}'
-    event = ('data: {"choices":[{"index":0,"delta":' + call + ',"finish_reason":"tool_calls"}],"id":"up-1"}\n\n').encode()
+    event = (
+        'data: {"choices":[{"index":0,"delta":' + call + ',"finish_reason":"tool_calls"}],"id":"up-1"}\n\n'
+    ).encode()
     sent, _ = relayed([event, DONE])
     assert b'"id":"call_7"' in sent
     assert msgspec.json.decode(payloads(sent)[0])["id"] == OURS
@@ -137,7 +141,8 @@ def test_pieces_of_tool_calls_are_joined():
         '{"index":1,"id":"d","function":{"name":"go","arguments":"{}"}}',
     ]
     events = b"".join(
-        ('data: {"id":"u","choices":[{"index":0,"delta":{"tool_calls":[' + part + "]}}]}\n\n").encode() for part in parts
+        ('data: {"id":"u","choices":[{"index":0,"delta":{"tool_calls":[' + part + "]}}]}\n\n").encode()
+        for part in parts
     )
     calls = said_in_stream(events).tool_calls
     assert [(call.name, call.arguments) for call in calls] == [("look", '{"a":1}'), ("go", "{}")]
