@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,28 +56,32 @@ class Parts:
         """True while the database takes no writes: we serve by static tiers and learn nothing."""
         return not self.writer.healthy
 
-    async def store(self, decision: Decision, setup: Setup) -> bool:
-        """Commit a decision; False when the database did not take it, which never stops its reply."""
+    def begin_storing(self, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
+        """Start to commit a decision; None when the database takes no writes now."""
         if decision.method == "degraded":
-            self.metrics.degraded()
-            return False
+            return None
+        if setup.version not in self._stored_configs:
+            storing = self.writer.add_config(setup.version, setup.content)
+            storing.add_done_callback(partial(self._config_stored, setup.version))
+        version = decision.choice.beliefs_version
+        return self.writer.add_decision(decision_row(decision), (version, self.knowledge.content(version)))
+
+    def _config_stored(self, version: str, storing: "asyncio.Future[None]") -> None:
+        if not storing.cancelled() and storing.exception() is None:
+            self._stored_configs.add(version)
+
+    async def stored(self, storing: "asyncio.Future[None] | None", decision: Decision) -> bool:
+        """Wait for a decision's commit; False when the database did not take it, which never stops its reply."""
         started = time.perf_counter()
         try:
-            await self._remember_config(setup)
-            row = decision_row(decision)
-            version = decision.choice.beliefs_version
-            await self.writer.add_decision(row, (version, self.knowledge.content(version)))
+            if storing is not None:
+                await asyncio.shield(storing)
+                self.metrics.stored(time.perf_counter() - started)
+                return True
         except StorageUnavailable:
             log.warning("decision %s was not stored: the database takes no writes", decision.id)
-            self.metrics.degraded()
-            return False
-        self.metrics.stored(time.perf_counter() - started)
-        return True
-
-    async def _remember_config(self, setup: Setup) -> None:
-        if setup.version not in self._stored_configs:
-            await self.writer.add_config(setup.version, setup.content)
-            self._stored_configs.add(setup.version)
+        self.metrics.degraded()
+        return False
 
     async def reload(self) -> list[str]:
         """Read the settings file again and take it over; sentences saying what changed.

@@ -65,6 +65,15 @@ def carries_content(chunk: ChatChunk) -> bool:
     return False
 
 
+def _any_content(events: bytes) -> bool:
+    """Whether an event carries content; looks no further than the first that does."""
+    while events:
+        one, events = split_first(events)
+        if any(carries_content(decode_chunk(payload)) for payload in payloads(one)):
+            return True
+    return False
+
+
 class Relay:
     """One stream on its way from provider to client."""
 
@@ -97,7 +106,7 @@ class Relay:
             for payload in payloads(events):
                 decode_chunk(payload)
         if not self.has_content:
-            self.has_content = any(carries_content(decode_chunk(payload)) for payload in payloads(events))
+            self.has_content = _any_content(events)
         self.finished = self.finished or _FINISHED.search(events) is not None
         return self._rewritten(events)
 

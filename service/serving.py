@@ -32,6 +32,7 @@ def serve(settings: Settings, config: Path | None, *, host: str | None, port: in
         "log_config": None,
         "access_log": False,
         "server_header": False,
+        "proxy_headers": False,  # who is local must not be told by a header
         "date_header": False,
         "timeout_graceful_shutdown": round(settings.server.drain_s),
         "timeout_keep_alive": 75,

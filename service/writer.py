@@ -226,13 +226,16 @@ class Writer:
         return bool(self._later) and (self._closing or time.monotonic() >= self._later_due)
 
     async def _linger(self) -> None:
-        """In a burst, let the event loop bring the rest of it: as long as each millisecond brings more."""
+        """In a burst, wait for the rest of it: for as many callers as came last time, and while more keep coming."""
         if self._crowd <= 1:
             return
         end = time.monotonic() + self._settings.group_ms / 1000.0
         seen = 0
-        while seen < len(self._queue) and self._rows_waiting < self._settings.group_rows and time.monotonic() < end:
-            seen = len(self._queue)
+        while self._rows_waiting < self._settings.group_rows and time.monotonic() < end:
+            waiting = len(self._queue)
+            if waiting >= self._crowd and waiting == seen:
+                return
+            seen = waiting
             await asyncio.sleep(_STEP_S)
 
     def _take(self) -> list[_Job]:

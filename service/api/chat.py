@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import msgspec
-from litestar import Request, Response, post
+from litestar import Request, post
 from litestar.background_tasks import BackgroundTask
 from litestar.response import Stream
+from litestar.response.base import ASGIResponse
 from msgspec import Raw
 
 from bandit.costs import expected_cost
@@ -22,11 +23,12 @@ from service.settle import attempt_row, cost_of, settle, usage_of
 from service.setup import Setup
 from service.wire import ChatRequest, Fields, Usage
 
+Storing = asyncio.Future[None] | None
 _WATCH_AFTER_S = 0.02  # a call that takes longer is cancelled when its client goes away
 
 
 @post("/v1/chat/completions", status_code=200, operation_class=ChatOperation, tags=["chat"], summary="Chat completion")
-async def chat_completions(request: Request[Any, Any, Any]) -> Response[bytes] | Stream:
+async def chat_completions(request: Request[Any, Any, Any]) -> ASGIResponse | Stream:
     """Answer a chat with the model that the policy draws, or with the configured model that is named.
 
     The reply's `id` is the decision id: give it to `POST /feedback`.
@@ -48,7 +50,7 @@ class Exchange:
         self.chat: ChatRequest
         self.decision: Decision
 
-    async def answer(self, body: bytes) -> Response[bytes] | Stream:
+    async def answer(self, body: bytes) -> ASGIResponse | Stream:
         """The whole way."""
         key = self.parts.keyring.allow(self.request.headers, self.request.client, "chat")
         self.chat, fields = await decoded_chat(body)
@@ -58,26 +60,26 @@ class Exchange:
         )
         self.decision = decision
         self.parts.metrics.decided(decision)
-        storing = asyncio.ensure_future(self.parts.store(decision, self.setup))
+        storing = parts.begin_storing(decision, self.setup)
         watch = DisconnectWatch(self.request)
         try:
             if self.chat.stream:
                 return await self._stream(decision, fields, storing, watch)
             return await self._plain(decision, fields, storing, watch)
         except AllFailed as failed:
-            self.stored = await storing
+            self.stored = await parts.stored(storing, decision)
             self._settle_later(Said())
             raise failed.failure from failed
         except asyncio.CancelledError:
-            self.stored = await asyncio.shield(storing)
+            self.stored = await parts.stored(storing, decision)
             self._settle_later(Said())
             raise
         finally:
             watch.stop()
 
     async def _plain(
-        self, decision: Decision, fields: Fields, storing: "asyncio.Future[bool]", watch: "DisconnectWatch"
-    ) -> Response[bytes]:
+        self, decision: Decision, fields: Fields, storing: Storing, watch: "DisconnectWatch"
+    ) -> ASGIResponse:
         completed: Completed = await complete(self.setup, self.parts.providers, decision, fields, self.attempts)
         watch.stop()
         self.stored = await self._committed(storing)
@@ -92,16 +94,14 @@ class Exchange:
             **{name: value for name, value in reply.items() if name not in {"id", "routing"}},
             "routing": self._routing(),
         }
-        return Response(
-            msgspec.json.encode(body),
+        return ASGIResponse(
+            body=msgspec.json.encode(body),
             media_type="application/json",
             headers=headers,
             background=BackgroundTask(self._settle, said),
         )
 
-    async def _stream(
-        self, decision: Decision, fields: Fields, storing: "asyncio.Future[bool]", watch: "DisconnectWatch"
-    ) -> Stream:
+    async def _stream(self, decision: Decision, fields: Fields, storing: Storing, watch: "DisconnectWatch") -> Stream:
         options = self.chat.stream_options
         stream = await open_stream(
             self.setup,
@@ -132,9 +132,9 @@ class Exchange:
             await events.aclose()
             self._settle_later(stream.relay.copy)
 
-    async def _committed(self, storing: "asyncio.Future[bool]") -> bool:
+    async def _committed(self, storing: Storing) -> bool:
         """Wait for the decision's commit and, after a fallback, for who served: feedback must find both."""
-        stored = await storing
+        stored = await self.parts.stored(storing, self.decision)
         if stored and len(self.attempts) > 1:
             served = (self.decision.id, self.attempts[-1].arm)
             rows = [attempt_row(attempt, self.decision, Usage(), 0.0) for attempt in self.attempts[:-1]]
