@@ -1,0 +1,170 @@
+"""The classifier that comes with the package: a linear model on hashed words of the head and tail of a prompt.
+
+What it learned corrects the votes of the keyword rules; a text in which nothing is known is left to them. How it was
+trained and how good it is: docs/classifier.md and benchmarks/train_embedded.py.
+"""
+
+import hashlib
+import json
+from functools import cache
+from math import sqrt
+from pathlib import Path
+from typing import NamedTuple
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import safe_open
+
+from bandit.vocabulary import TASK_TYPES, Classification
+from service.classifiers.keywords import RULES
+from service.classifiers.reading import HEAD_TOKENS, SIGNS, TAIL_TOKENS, ZONES, Reading, read
+from service.classifiers.rules import classification, unknown, votes
+from service.errors import ConfigurationError
+
+VERSION = 1
+WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
+WEIGHTS_SHA256 = "9f474ea33638afb3edf6cf364f905ca3f99d3584f9455df9bf17327cb7bd13b5"
+
+BUCKETS = 1 << 16
+OPENING_TOKENS = 3
+DENSE_ROWS = len(RULES) * (len(ZONES) + 1) + len(SIGNS)
+
+Rows = npt.NDArray[np.uint32]
+Floats = npt.NDArray[np.float32]
+
+
+class Weights(NamedTuple):
+    """The trained tables. They hold no text: words are only met as numbers of hashed rows."""
+
+    hashed: npt.NDArray[np.int8]  # (BUCKETS, 12), in units of `scale`
+    scale: Floats  # (12,)
+    dense: Floats  # (DENSE_ROWS, 12): rules by zone, rules wherever they fired, signs
+    bias: Floats  # (12,), minus infinity for `Unknown`
+    votes_factor: float  # logits per vote of a rule
+    temperature: float  # logits are divided by it, so that probabilities are calibrated on unseen sources
+    threshold: float  # a lower highest probability is `Unknown`
+
+
+class Embedded:
+    """Task type and complexity of English and Chinese prompts in about a tenth of a millisecond."""
+
+    name = f"embedded/{VERSION}"
+
+    def __init__(self) -> None:
+        self._weights = _packaged_weights()
+
+    def classify(self, text: str) -> Classification:
+        """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
+        reading = read(text)
+        if not reading.readable:
+            return unknown(self.name)
+        probabilities = tuple(map(float, softmax(logits(reading, self._weights) / self._weights.temperature)))
+        return classification(reading, text, probabilities, self._weights.threshold, self.name)
+
+
+def logits(reading: Reading, weights: Weights) -> npt.NDArray[np.float64]:
+    """Scores of `TASK_TYPES`, shape (12,), before the temperature."""
+    total = np.array(votes(reading)) * weights.votes_factor + weights.bias
+    total += weights.dense[dense_rows(reading)].sum(axis=0)
+    for rows in hashed_rows(reading.tokens):
+        total += weights.hashed[rows].sum(axis=0, dtype=np.int32) * weights.scale / sqrt(len(rows))
+    return total
+
+
+def softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Probabilities of logits along the last axis."""
+    odds = np.exp(values - values.max(axis=-1, keepdims=True))
+    result: npt.NDArray[np.float64] = odds / odds.sum(axis=-1, keepdims=True)
+    return result
+
+
+def hashed_rows(tokens: list[str]) -> tuple[Rows, ...]:
+    """Rows of the hashed table, in groups that weigh the same however many rows they hold.
+
+    The first group: tokens and pairs of them at the head and the tail, where instructions stand. The second: the
+    opening. A Chinese character is a token, so that pairs and triples are its character n-grams.
+    """
+    if not tokens:
+        return ()
+    tail = tokens[max(HEAD_TOKENS, len(tokens) - TAIL_TOKENS) :]
+    edge = tokens[:HEAD_TOKENS] + tail
+    hashes = np.array([crc32(token.encode("utf-8", "surrogatepass")) for token in edge], dtype=np.uint32)
+    opening = hashes[:OPENING_TOKENS]
+    return (
+        _buckets([hashes * _A, hashes[:-1] * _B ^ hashes[1:] * _C]),
+        _buckets(
+            [
+                opening * _D,
+                opening[:-1] * _E ^ opening[1:] * _A,
+                opening[:-2] * _B ^ opening[1:-1] * _D ^ opening[2:] * _C,
+            ]
+        ),
+    )
+
+
+# Odd multipliers, one for every use of a hash, so that the same word falls into different rows; their products wrap.
+_A, _B, _C, _D, _E = (np.uint32(n) for n in (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1))
+_SHIFT = np.uint32(15)
+_BUCKET_SHIFT = np.uint32(32 - (BUCKETS.bit_length() - 1))
+
+
+def _buckets(hashes: list[Rows]) -> Rows:
+    mixed = np.concatenate(hashes)
+    return ((mixed ^ mixed >> _SHIFT) * _A) >> _BUCKET_SHIFT
+
+
+def dense_rows(reading: Reading) -> list[int]:
+    """Rows of the dense table, ascending."""
+    zones = len(ZONES)
+    by_zone = [rule * zones + zone for rule, zone in reading.fired]
+    anywhere = {len(RULES) * zones + rule for rule, _ in reading.fired}
+    signs = [len(RULES) * (zones + 1) + sign for sign in reading.signs]
+    return sorted([*by_zone, *anywhere, *signs])
+
+
+def features_digest() -> str:
+    """Changes when rows would mean something else, so that weights trained for other features are refused."""
+    described = repr((RULES, ZONES, SIGNS, BUCKETS, HEAD_TOKENS, TAIL_TOKENS, OPENING_TOKENS))
+    return hashlib.sha256(described.encode()).hexdigest()
+
+
+@cache
+def _packaged_weights() -> Weights:
+    found = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    if found != WEIGHTS_SHA256:
+        message = (
+            f"{WEIGHTS.name}: the digest of the classifier's weights is {found}, expected {WEIGHTS_SHA256}. "
+            'Install Armwise again, or set kind = "rules" under [classifier].'
+        )
+        raise ConfigurationError([message])
+    return load_weights(WEIGHTS)
+
+
+def load_weights(path: Path) -> Weights:
+    """Read weights and check that they fit.
+
+    Raises:
+        ConfigurationError: they were trained for other features or have other shapes.
+    """
+    with safe_open(path, framework="numpy") as file:
+        metadata = json.loads(file.metadata()["armwise"])
+        weights = Weights(
+            hashed=file.get_tensor("hashed"),
+            scale=file.get_tensor("scale"),
+            dense=file.get_tensor("dense"),
+            bias=file.get_tensor("bias"),
+            votes_factor=metadata["votes_factor"],
+            temperature=metadata["temperature"],
+            threshold=metadata["threshold"],
+        )
+    shapes = (weights.hashed.shape, weights.scale.shape, weights.dense.shape, weights.bias.shape)
+    types = len(TASK_TYPES)
+    expected = ((BUCKETS, types), (types,), (DENSE_ROWS, types), (types,))
+    if shapes != expected or metadata["features"] != features_digest():
+        message = (
+            f"{path.name}: weights of shapes {shapes} for features {metadata['features'][:12]}, expected {expected} "
+            f"for {features_digest()[:12]}. Train them again with benchmarks/train_embedded.py."
+        )
+        raise ConfigurationError([message])
+    return weights
