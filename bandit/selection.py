@@ -23,7 +23,8 @@ Vector = NDArray[np.float64]
 _SPREAD = np.linspace(0.0, 1.0, 17)  # nodes over the whole range
 _AROUND_MEAN = np.linspace(-4.0, 4.0, 9)  # nodes near an arm's mean, in standard deviations
 _TAIL = np.linspace(0.0, 1.0, 9)[1:-1]  # nodes near the end of a Beta that is unbounded there, in probability
-_LEVELS = (np.arange(40) + 0.5) / 40  # nodes of a refinement, in probability that the best utility lies below
+# Nodes of a refinement, in probability that the best utility lies below; closer where it begins, as logarithms jump.
+_LEVELS = np.concatenate([[0.0001, 0.0005, 0.002, 0.005], (np.arange(40) + 0.5) / 40])
 _COARSE = 0.04  # refine while the best utility lies between two neighbouring nodes with a higher probability
 _REFINEMENTS = 4  # at most; one is usual
 _SMALLEST = 1e-9  # alpha and beta of 0 are taken as this: all mass at one end
@@ -69,7 +70,7 @@ def probability_of_best(alpha: Vector, beta: Vector, shift: Vector | None = None
     rises = np.diff(logs, axis=1)
     together = rises.sum(axis=0)
     together[together <= 0.0] = 1.0  # G does not rise there either
-    chance = rises @ (np.diff(best) / together)
+    chance = (rises * (np.diff(best) / together)).sum(axis=1)  # not `@`: equal rows must give equal bits
     return np.asarray(chance / chance.sum())
 
 
