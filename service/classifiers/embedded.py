@@ -24,7 +24,7 @@ from service.errors import ConfigurationError
 
 VERSION = 1
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
-WEIGHTS_SHA256 = "9f474ea33638afb3edf6cf364f905ca3f99d3584f9455df9bf17327cb7bd13b5"
+WEIGHTS_SHA256 = "5ac93af96305cf74cb62640bccac4dfafae3efe661aabe3795e5abf37a73996a"
 
 BUCKETS = 1 << 16
 OPENING_TOKENS = 3
@@ -58,7 +58,7 @@ class Embedded:
         """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
         reading = read(text)
         if not reading.readable:
-            return unknown(self.name)
+            return unknown(reading, text, self.name)
         probabilities = tuple(map(float, softmax(logits(reading, self._weights) / self._weights.temperature)))
         return classification(reading, text, probabilities, self._weights.threshold, self.name)
 

@@ -122,12 +122,16 @@ RULES: tuple[Rule, ...] = (
         "|generate an answer|write a review|write an answer|提出问题|出题|提问|一个问题",
     ),
     Rule(
+        "programming language", "Code Generation", 2.0,
+        "python|java|javascript|typescript|sql|html|css|c + +|cpp|c #|rust|golang|ruby|php|kotlin|bash|powershell"
+        "|matlab|verilog|vba|django|flask|pandas|numpy|jquery|react",
+    ),
+    Rule(
         "code", "Code Generation", 2.6,
-        "python|java|javascript|typescript|sql|html|css|c + +|cpp|c #|rust|golang|ruby|php|kotlin|bash|shell"
-        "|regex|regular expression|code|function|functions|program|algorithm|script|class|method|api|query|react"
-        "|debug|bug|compile|unit test|unit tests|refactor|implement|django|flask|pandas|numpy|array|arrays|string"
+        "shell|regex|regular expression|code|function|functions|program|algorithm|script|class|method|api|query"
+        "|debug|bug|compile|unit test|unit tests|refactor|implement|array|arrays|string"
         "|linked list|binary tree|recursion|database|docker|git|def|import|snippet|codebase|leetcode|tuple|tuples"
-        "|dictionary|vim|matlab|verilog|json schema|dockerfile|kubernetes|css3|jquery|loop|stdin|compiler"
+        "|dictionary|vim|json schema|dockerfile|kubernetes|loop|stdin|compiler"
         "|excel formula|swift|const|代码|函数|编程|程序|算法|脚本|正则|数据库|接口|数组|字符串|报错|调试|网页"
         "|查询语句|单元测试|前端|后端|类",
     ),
