@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from service.errors import FailureKind, UpstreamFailure
+from service.providers.keys import scrub
 
 _READ_CHARACTERS = 4_000  # of an error; what lies behind is never shown, so it need not be cleaned
 _SHOWN_CHARACTERS = 1_000  # of a message
 _SHOWN_PLAIN_CHARACTERS = 300  # of an error that is no JSON: text or a proxy's HTML page
-_SHORTEST_SECRET = 4  # shorter keys are placeholders that local servers ask for; cleaning them would garble words
 
 _KINDS: dict[int, FailureKind] = {
     401: "credentials",
@@ -23,13 +23,6 @@ _KINDS: dict[int, FailureKind] = {
     504: "timeout",
 }
 _TAG = re.compile(r"<[^<>]*>")
-_LOOKS_SECRET = re.compile(
-    r"\bbearer\s+[\w.~+/=*-]{8,}"
-    r"|\b(?:sk|pk|rk|gsk|xai|hf|key)[-_][\w*.-]{6,}"
-    r"|\bAIza[\w*-]{10,}"
-    r"|(?<=[?&])(?:api[-_]?key|key|access_token|token)=[^&\s\"'<>]+",
-    re.IGNORECASE,
-)
 
 
 def kind_of_status(status: int) -> FailureKind:
@@ -43,18 +36,6 @@ def kind_of_status(status: int) -> FailureKind:
     if status >= 500:
         return "server_error"
     return "rejected" if status >= 400 else "malformed"
-
-
-def scrub(text: str, secrets: Collection[str]) -> str:
-    """The text without the given secrets and without anything that looks like a key.
-
-    >>> scrub("Incorrect key hunter2-hunter2, not Bearer abcdefgh1234", ["hunter2-hunter2"])
-    'Incorrect key [secret], not [secret]'
-    """
-    for secret in sorted(secrets, key=len, reverse=True):
-        if len(secret) >= _SHORTEST_SECRET:
-            text = text.replace(secret, "[secret]")
-    return _LOOKS_SECRET.sub("[secret]", text)
 
 
 def refusal(

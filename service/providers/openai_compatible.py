@@ -1,10 +1,9 @@
 """OpenAI, vLLM, Ollama, llama.cpp and every server that speaks their chat protocol: bytes in, bytes out."""
 
 import asyncio
-import os
 import time
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from contextvars import ContextVar
 from weakref import WeakSet
@@ -18,7 +17,8 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from service.errors import UpstreamFailure
-from service.providers.failures import refusal, scrub
+from service.providers.failures import refusal
+from service.providers.keys import key_named, scrub
 from service.settings import AnyModel, OpenAICompatibleModel
 
 _ERROR_BYTES = 65_536  # of an error body are read; the rest is left behind with its connection
@@ -160,23 +160,23 @@ class OpenAICompatible:
         route = self._routes.get(model.name)
         if route is None or route.model is not model:
             assert isinstance(model, OpenAICompatibleModel)  # noqa: S101 - `Providers.of` goes by type
-            route = self._routes[model.name] = _route_to(model, os.environ)
+            route = self._routes[model.name] = _route_to(model)
         return route
 
 
-def _route_to(model: OpenAICompatibleModel, environment: Mapping[str, str]) -> _Route:
+def _route_to(model: OpenAICompatibleModel) -> _Route:
     headers = CIMultiDict({"content-type": "application/json", "user-agent": "armwise"})
     secrets = set()
     url = URL(model.base_url.rstrip("/") + "/chat/completions", encoded=True)
     if url.user is not None:
         secrets |= {url.password or "", b64encode(f"{url.user}:{url.password or ''}".encode()).decode()}
     if model.api_key_env:
-        key = _secret(model, model.api_key_env, environment)
+        key = key_named(model.api_key_env, model.name)
         secrets.add(key)
         headers["authorization"] = f"Bearer {key}"
     for name, value in model.headers.items():
         if value.startswith("$"):
-            headers[name] = _secret(model, value[1:], environment)
+            headers[name] = key_named(value[1:], model.name)
             secrets.add(headers[name])
         else:
             headers[name] = value
@@ -190,18 +190,6 @@ def _route_to(model: OpenAICompatibleModel, environment: Mapping[str, str]) -> _
         secrets=frozenset(secrets - {""}),
         plain=ClientTimeout(total=total_s, connect=connect_s, ceil_threshold=total_s),
         streamed=ClientTimeout(total=None, connect=connect_s, sock_read=total_s),
-    )
-
-
-def _secret(model: OpenAICompatibleModel, variable: str, environment: Mapping[str, str]) -> str:
-    value = environment.get(variable, "").strip()
-    if value and value.isprintable():
-        return value
-    found = "holds a line break or another control character" if value else "is not set"
-    raise UpstreamFailure(
-        "credentials",
-        f"The environment variable {variable}, named in the settings of model {model.name}, {found}. "
-        "Set it to the provider's key and start again.",
     )
 
 
