@@ -112,12 +112,11 @@ def _asked(prompt: str, decision_id: str, now: float) -> _Asked | None:
     words = [*_WORDS.findall(start), *_CHINESE_PAIRS.findall(start)]
     if len(words) < _MIN_WORDS:
         return None
-    distinct = {hash(word) for word in words}
-    comparable = short and len(words) >= _MIN_WORDS_NEAR and len(distinct) <= _MAX_WORDS_NEAR
+    comparable = short and _MIN_WORDS_NEAR <= len(words) <= _MAX_WORDS_NEAR
     return _Asked(
         at=now,
         decision_id=decision_id,
         text=hash(text),
         signs=hash(_SIGNS.sub("", start)),
-        words=array("q", distinct if comparable else ()),
+        words=array("q", {hash(word) for word in words} if comparable else ()),
     )

@@ -44,7 +44,7 @@ _QUOTED = re.compile(r'"[^"\n]*"|“[^“”\n]*”|「[^「」\n]*」')
 
 _ASKS_FOR_REPETITION = re.compile(r"repeat|lyric|song|poem|chant|rhyme|mantra|times|重复|歌|诗|遍|童谣|口号")
 _SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)|[。！？\n]+")
-_LOOP_CHARACTERS = 8_000  # at the end of a reply: a model that loops does so until it is stopped
+_LOOP_CHARACTERS = 3_000  # at the end of a reply: a model that loops does so until it is stopped
 
 _NAMES_A_LANGUAGE = re.compile(
     r"translat|language|english|chinese|mandarin|cantonese|japanese|korean|russian|french|german|spanish|italian"
