@@ -16,9 +16,10 @@ _MAX_BLOCK_CHARACTERS = 4_000
 _MAX_ALL_CHARACTERS = 8_000  # of all blocks together: parsing takes about 150 ns a character
 
 # A block with one of these is meant for a reader, not for a parser: a console, left-out parts, a place to fill in, a
-# piece of a statement, an older Python.
+# piece of a statement, an older Python, Cython.
 _SKETCH = re.compile(
-    r"^\s*(?:>>>|\.\.\.|In \[|[$%!?]|[-+] |@@|(?:elif|else|except|finally|case)\b|print +[\"'\w]|exec +[\"'])"
+    r"^\s*(?:>>>|\.\.\.|In \[|[$%!?]|[-+] |@@|(?:elif|else|except|finally|case|cdef|cpdef|cimport)\b"
+    r"|print +[\"'\w]|exec +[\"'])"
     r"|\.\.\.|…|<[A-Za-z][\w -]*>|\{\{|\{%|\[[A-Z_ ]+\]",
     re.MULTILINE,
 )

@@ -18,7 +18,7 @@ _REFUSAL = re.compile(
     r"|offer|give (?:you|advice|instructions)|respond to|disclose|reveal)\b"
     r"|i(?:'m| am) sorry,? but i (?:can't|cannot)\b"
     r"|i (?:must|have to) (?:respectfully |politely )?decline\b"
-    r"|as an ai(?: language model| assistant)?,? i (?:can't|cannot|don't|do not|am not|am unable)"
+    r"|as an ai(?: language model| assistant)?,? i (?:can't|cannot|am unable to|am not able to)"
     r"|against my (?:guidelines|programming|policies)"
     r"|(?:抱歉|对不起|不好意思|遗憾)[^。！？\n]{0,12}(?:无法|不能|没办法)[^。！？\n]{0,8}"
     r"(?:提供|协助|帮|回答|回应|完成|生成|处理|满足|执行|参与|讨论|支持|访问|透露|继续|创作|编写)"
@@ -43,6 +43,7 @@ _UNCERTAIN_CHINESE = re.compile(
 _QUOTED = re.compile(r'"[^"\n]*"|“[^“”\n]*”|「[^「」\n]*」')
 
 _ASKS_FOR_REPETITION = re.compile(r"repeat|lyric|song|poem|chant|rhyme|mantra|times|重复|歌|诗|遍|童谣|口号")
+_MARKERS = " \t\r-*#|>0123456789"  # of lists, headings and tables
 _SENTENCE_END = re.compile(r"[.!?]+(?:\s|$)|[。！？\n]+")
 _LOOP_CHARACTERS = 3_000  # at the end of a reply: a model that loops does so until it is stopped
 
@@ -94,8 +95,9 @@ def find_repetition(exchange: Exchange) -> str | None:
 
 
 def _repeated_sentences(prose: str) -> str | None:
-    parts = [part.strip().lower() for part in _SENTENCE_END.split(prose)]
-    sentences = [part for part in parts if len(part) >= (6 if part.isascii() else 4)]
+    parts = [part.strip(_MARKERS).lower() for part in _SENTENCE_END.split(prose)]
+    # Labels and fields of lists return in good replies; three words, or four characters of Chinese, make a sentence.
+    sentences = [part for part in parts if part.count(" ") >= 2 or (len(part) >= 4 and not part.isascii())]
     distinct = len(set(sentences))
     if len(sentences) > 3 and distinct < 0.7 * len(sentences):
         return f"of {len(sentences)} sentences only {distinct} differ"
@@ -103,8 +105,8 @@ def _repeated_sentences(prose: str) -> str | None:
 
 
 def _repeated_pieces(prose: str) -> str | None:
-    text = prose[-_LOOP_CHARACTERS:].lower()
-    words = text.split()
+    words = prose[-_LOOP_CHARACTERS:].lower().split()
+    text = " ".join(words)  # the padding of tables is no repetition
     if len(words) * 12 >= len(text):  # a script with spaces between its words
         pieces = len(words) - 3
         distinct = len({*zip(words, words[1:], words[2:], words[3:], strict=False)})

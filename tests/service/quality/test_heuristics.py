@@ -52,7 +52,7 @@ GOOD = {
     ),
     "a table": Exchange(
         prompt="Compare the plans.",
-        reply="| plan | cost | help |\n| --- | --- | --- |\n| free | 0 | no |\n| team | 10 | yes |\n| all | 50 | yes |\n",
+        reply="| plan | cost | help |\n| --- | --- | --- |\n| one | 0 | no |\n| two | 10 | yes |\n| all | 50 | yes |\n",
         finish_reason="stop",
     ),
     "one word": Exchange(prompt="Is water wet? Answer yes or no.", reply="Yes", finish_reason="stop"),

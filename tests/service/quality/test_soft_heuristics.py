@@ -17,7 +17,7 @@ ASK_ZH = "请告诉我关于这件事情你知道的内容。"
         "I’m sorry, but I cannot assist with this request.",
         "I cannot provide instructions for that.",
         "Unfortunately, I'm unable to access the internet.",
-        "As an AI language model, I don't have personal opinions.",
+        "As an AI language model, I cannot predict the future.",
         "I must respectfully decline.",
         "I won't be able to help with this.",
         "很抱歉，我无法协助处理这个请求。",
@@ -41,6 +41,7 @@ def test_the_provider_tells_of_refusals_too():
         "I'm sorry to hear that you are ill. Rest and drink a lot.",
         "I can't help but notice that the second term is missing.",
         "I cannot recommend this book enough.",
+        "As an AI, I don't have feelings, but here is how people describe them.",
         "Dear team, I am unable to attend on Friday because of a doctor's appointment.",
         "I won't be able to join the meeting tomorrow.",
         "Here is the list. " * 30 + "I'm sorry, but I can't help with that.",
@@ -119,6 +120,10 @@ def test_repetition(reply):
         "One is odd. Two is even. Three is odd again. Four is even, too. One is odd.",  # four of five differ
         "The answer is four. The answer is four. The answer is four.",  # three only
         "```sh\nmake\nmake\nmake\nmake\nmake\nmake\nmake\n```\nRun these.",
+        "| name          | age          |\n"
+        + "| ------------- | ------------ |\n" * 2
+        + "| Ada           | 36           |",
+        "1. User\n   - id (key)\n   - name\n" * 2 + "2. Team\n   - id (key)\n   - name\n",
         "1. Yes.\n2. No.\n3. Yes.\n4. Yes.\n5. Yes.\n6. No.\n7. Yes.",
     ],
 )
@@ -215,6 +220,7 @@ def test_broken_code(reply):
         "```python\nclient = Client(<your key>)\n```",
         "```python\nelif x:\n    y()\n```",
         "```python\nprint 'hello'\n```",
+        "```python\ncdef int x = 1\n```",
         "```python\nclass Box[T]:\n    item: T\n```",
         "```python\ntype Pair = tuple[int, int]\n```",
         "```python\nprint(f'{x['a']}')\n```",
