@@ -43,6 +43,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_classifier(settings),
         *_heuristics(settings),
         *_rewards(settings),
+        *_logging(settings),
     ]
 
 
@@ -85,7 +86,9 @@ def _models(models: tuple[AnyModel, ...], environ: Mapping[str, str]) -> Iterato
     for index, model in enumerate(models):
         path = f"models[{index}]"
         yield from _prices(path, model)
-        if not isinstance(model, SimulatedModel):
+        if isinstance(model, SimulatedModel):
+            yield from _profile(f"{path}.profile", model)
+        else:
             yield from _address(f"{path}.base_url", model)
             if model.api_key_env and model.enabled:
                 yield from _variable(f"{path}.api_key_env", model.api_key_env, environ, "the provider's key")
@@ -103,6 +106,14 @@ def _prices(path: str, model: AnyModel) -> Iterator[str]:
             f"`{path}.price_cached_in` ({model.price_cached_in:g}) is above `price_in` ({model.price_in:g}): cached "
             "tokens never cost more than fresh ones"
         )
+
+
+def _profile(path: str, model: SimulatedModel) -> Iterator[str]:
+    if model.profile:
+        from service.providers.facts import profiles  # noqa: PLC0415 - the table is read only when the file names a row
+
+        if model.profile not in profiles():
+            yield f"`{path}` is `{model.profile}`, which is no row of facts{suggestion(model.profile, profiles())}"
 
 
 def _address(path: str, model: OpenAICompatibleModel | TranslatedModel) -> Iterator[str]:
@@ -226,3 +237,8 @@ def _rewards(settings: Settings) -> Iterator[str]:
     if not metrics:
         yield "`rewards.metrics` is empty: feedback needs at least one metric to be about"
     yield from _names("rewards.metrics", [metric.name for metric in metrics])
+
+
+def _logging(settings: Settings) -> Iterator[str]:
+    if settings.logging.store_prompts:
+        yield "`logging.store_prompts` must be false: the text of prompts and replies is never stored"

@@ -18,7 +18,8 @@ from service.mistakes import build
 from service.settings import AnyModel, Database, ModelSection, Section, Settings
 
 DEFAULT_FILE = Path("armwise.toml")
-NEEDS_RESTART = ("server", "database")  # sections that are read once, at start
+# Sections and settings that are read once, at start.
+NEEDS_RESTART = ("server.", "database.", "logging.level", "logging.format", "quality.repeat_window_s")
 
 
 def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -179,9 +180,12 @@ def difference(old: Settings, new: Settings) -> list[str]:
     for field in fields(Settings):
         before, after = getattr(old, field.name), getattr(new, field.name)
         if isinstance(before, Section):
-            needs_restart = " (takes effect after a restart)" if field.name in NEEDS_RESTART else ""
-            changes += [f"{change}{needs_restart}." for change in _changed(field.name, before, after)]
+            changes += [f"{change}{_when(change)}." for change in _changed(field.name, before, after)]
     return changes
+
+
+def _when(change: str) -> str:
+    return " (takes effect after a restart)" if change.strip("`").startswith(NEEDS_RESTART) else ""
 
 
 def _entries(noun: str, old: tuple[Any, ...], new: tuple[Any, ...]) -> Iterator[str]:

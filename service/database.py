@@ -95,6 +95,8 @@ class Database:
         else:
             self._writing = _postgres_engine(self._url, 1, command_timeout_s, check=False)  # its caller tries again
             self._reading = _postgres_engine(self._url, pool_size, command_timeout_s, check=True)
+        self._kept: AsyncConnection | None = None
+        self._opening = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -107,7 +109,22 @@ class Database:
         Raises:
             StorageUnavailable: the database cannot be reached.
         """
+        if self.dialect == "sqlite":
+            return await self._write_kept(work)
         return await self._run(self._writing, work)
+
+    async def _write_kept(self, work: Work[Result]) -> Result:
+        """Write on one connection that stays open: to take it from the pool costs as much as a small insert."""
+        async with self._opening:
+            if self._kept is None:
+                self._kept = await _open(self._writing, self.name)
+            connection = self._kept
+        try:
+            return await _in_one_hop(connection, work, "BEGIN IMMEDIATE")
+        finally:
+            if connection.invalidated and self._kept is connection:
+                self._kept = None
+                await connection.close()
 
     async def read(
         self,
@@ -124,13 +141,16 @@ class Database:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._kept is not None:
+            await self._kept.close()
+            self._kept = None
         await self._writing.dispose()
         await self._reading.dispose()
 
     async def _run(self, engine: AsyncEngine, work: Work[Result]) -> Result:
         async with _connected(engine, self.name) as connection:
             if self.dialect == "sqlite":
-                return await _in_one_hop(connection, work, "BEGIN IMMEDIATE" if engine is self._writing else "BEGIN")
+                return await _in_one_hop(connection, work, "BEGIN")
             if engine is self._reading:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             try:
@@ -143,6 +163,14 @@ class Database:
 
 @asynccontextmanager
 async def _connected(engine: AsyncEngine, name: str) -> AsyncGenerator[AsyncConnection, None]:
+    connection = await _open(engine, name)
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def _open(engine: AsyncEngine, name: str) -> AsyncConnection:
     connection = engine.connect()
     try:
         await connection.start()
@@ -152,10 +180,7 @@ async def _connected(engine: AsyncEngine, name: str) -> AsyncGenerator[AsyncConn
         raise StorageUnavailable(
             f"The database {name} cannot be reached ({reason}). Start it, or correct database.url."
         ) from None
-    try:
-        yield connection
-    finally:
-        await connection.close()
+    return connection
 
 
 def _sqlite_engine(url: URL, pool_size: int, pragmas: tuple[str, ...]) -> AsyncEngine:
@@ -204,7 +229,9 @@ async def _in_one_hop(connection: AsyncConnection, work: Work[Result], begin: st
 
     aiosqlite offers no public way to run a function in its thread; its two names used here are pinned by version.
     """
-    pooled = await connection.get_raw_connection()
+    pooled = connection.sync_connection.connection if connection.sync_connection is not None else None
+    if pooled is None:
+        raise StorageUnavailable("The connection to the database was closed.")
     driver: Any = pooled.driver_connection
     shared: dict[Any, Any] = pooled.info
 

@@ -18,7 +18,7 @@ from service import store
 from service.store import SumKey
 from service.writer import Writer
 
-_SWAP_EVERY_S = 0.1  # decisions within this time are taken on the same snapshot: few versions to store
+_SWAP_EVERY_S = 0.5  # decisions within this time are taken on the same snapshot: few versions to store
 _LOOK_BACK_S = 30.0  # how far clocks and long transactions of other processes may put a change into the past
 _KEPT_CONTENTS = 4096
 _FIRST_SPAN_H = 24 * 8
@@ -63,7 +63,7 @@ class Knowledge:
         self._contents: OrderedDict[str, str] = OrderedDict()
 
     def beliefs(self, namespace: str, task_type: str, now: float, *, fresh: bool = False) -> Beliefs:
-        """The snapshot to decide on; at most 0.1 s older than the last commit, with `fresh` not at all."""
+        """The snapshot to decide on; at most 0.5 s older than the last commit, with `fresh` not at all."""
         key = (namespace, task_type)
         snapshot = self._snapshots.get(key)
         due = fresh or now - self._swapped_at.get(key, float("-inf")) >= _SWAP_EVERY_S

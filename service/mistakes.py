@@ -50,7 +50,8 @@ def _build(kind: Any, value: Any, path: str, mistakes: list[str]) -> Any:  # noq
     if origin is tuple and inner[-1] is not Ellipsis:
         return _row(inner, value, path, mistakes)
     if origin in (tuple, frozenset):
-        return origin(_items(inner[0], value, path, mistakes))
+        items = _items(inner[0], value, path, mistakes)
+        return None if items is None else origin(items)
     if origin is dict:
         if not isinstance(value, Mapping):
             mistakes.append(_wrong(path, "a table", value))
@@ -108,10 +109,10 @@ def _tagged(members: tuple[Any, ...], value: Any, path: str, mistakes: list[str]
     return _struct(members[0], value, path, [])  # its other keys cannot be judged
 
 
-def _items(kind: Any, value: Any, path: str, mistakes: list[str]) -> list[Any]:
+def _items(kind: Any, value: Any, path: str, mistakes: list[str]) -> list[Any] | None:
     if not isinstance(value, list):
         mistakes.append(_wrong(path, "a list", value))
-        return []
+        return None
     built = [_build(kind, item, f"{path}[{index}]", mistakes) for index, item in enumerate(value)]
     return [item for item in built if item is not None]
 

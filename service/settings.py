@@ -145,8 +145,8 @@ class ClassifierSettings(Section, frozen=True, kw_only=True):
     kind: Literal["embedded", "rules"] = "embedded"
     reads: Literal["last_user", "system_and_last_user", "conversation"] = "last_user"
     max_characters: Count = 2_000  # of what is read; the head and the tail are kept
-    simple_below: NotNegative = 0.35  # complexity under this: prior tier "simple"
-    medium_below: NotNegative = 0.65  # under this: "medium"; else "complex"
+    simple_below: NotNegative = 0.27  # complexity under this: prior tier "simple"; a third of prompts with `embedded`
+    medium_below: NotNegative = 0.33  # under this: "medium", another third; else "complex"
     cues: Cues = Cues()
 
 

@@ -36,7 +36,7 @@ def excerpt(text: str, max_characters: int) -> str:
     r"""What is read of a long text: its head and its tail, where instructions stand.
 
     >>> excerpt("abcdefgh", 4)
-    'ab\\ngh'
+    'ab\ngh'
     """
     if len(text) <= max_characters:
         return text

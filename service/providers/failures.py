@@ -47,7 +47,7 @@ def refusal(
     many relatives, plain text, a page of HTML or nothing.
     """
     error = _read(body)
-    text = scrub(error.message[:_READ_CHARACTERS], secrets)[:_SHOWN_CHARACTERS].strip()
+    text = scrub(error.message[:_READ_CHARACTERS], secrets)[: error.shown].strip()
     kind = kind_of_status(status)
     return UpstreamFailure(
         kind,
@@ -56,7 +56,7 @@ def refusal(
         code=_clean(error.code, secrets),
         param=_clean(error.param, secrets),
         error_type=_clean(error.type, secrets),
-        retry_after=retry_after,
+        retry_after=_clean(retry_after, secrets),
     )
 
 
@@ -65,32 +65,35 @@ class _Error(msgspec.Struct, frozen=True):
     type: str | None = None
     param: str | None = None
     code: str | None = None
+    shown: int = _SHOWN_CHARACTERS
 
 
 def _read(body: bytes) -> _Error:
     try:
         found = msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError):
-        return _Error(_plain(body))
+        return _plain(body)
     if isinstance(found, list) and found:
         found = found[0]  # Google's habit
     if not isinstance(found, dict):
-        return _Error(_plain(body))
+        return _plain(body)
     error = found.get("error")
     if isinstance(error, dict):
         found = error
     message = next((_text(found[key]) for key in ("message", "error", "detail", "msg") if found.get(key)), "")
+    if not message:
+        return _plain(body)
     return _Error(
-        message or _plain(body),
+        message,
         type=_short(found.get("type")),
         param=_short(found.get("param")),
         code=_short(found.get("code")),
     )
 
 
-def _plain(body: bytes) -> str:
+def _plain(body: bytes) -> _Error:
     text = _TAG.sub(" ", body.decode("utf-8", "replace")[:_READ_CHARACTERS])
-    return " ".join(text.split())[:_READ_CHARACTERS]
+    return _Error(" ".join(text.split()), shown=_SHOWN_PLAIN_CHARACTERS)
 
 
 def _text(value: Any) -> str:

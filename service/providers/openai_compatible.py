@@ -167,7 +167,7 @@ class OpenAICompatible:
 def _route_to(model: OpenAICompatibleModel) -> _Route:
     headers = CIMultiDict({"content-type": "application/json", "user-agent": "armwise"})
     secrets = set()
-    url = URL(model.base_url.rstrip("/") + "/chat/completions", encoded=True)
+    url = _url_of(model)
     if url.user is not None:
         secrets |= {url.password or "", b64encode(f"{url.user}:{url.password or ''}".encode()).decode()}
     if model.api_key_env:
@@ -193,6 +193,18 @@ def _route_to(model: OpenAICompatibleModel) -> _Route:
     )
 
 
+def _url_of(model: OpenAICompatibleModel) -> URL:
+    try:
+        url = URL(model.base_url.rstrip("/") + "/chat/completions", encoded=True)
+        if url.scheme in {"http", "https"} and url.host and 0 < (url.port or 0) < 65_536:
+            return url
+    except ValueError:
+        pass  # told below, like all other mistakes
+    raise UpstreamFailure(
+        "connection", f'The base_url of model {model.name} is no address. Write it like "https://api.openai.com/v1".'
+    )
+
+
 async def _refusal(route: _Route, response: ClientResponse) -> UpstreamFailure:
     body = await _beginning(response, route.model.timeout_s)
     retry_after = response.headers.get("retry-after")
@@ -202,7 +214,8 @@ async def _refusal(route: _Route, response: ClientResponse) -> UpstreamFailure:
 async def _not_a_stream(route: _Route, response: ClientResponse) -> UpstreamFailure:
     # Some servers answer 200 and put the error into the body.
     told = refusal(route.who, 200, await _beginning(response, route.model.timeout_s), secrets=route.secrets)
-    message = f"A stream of type text/event-stream was expected, not {response.content_type}. {told.message}"
+    found = scrub(response.content_type, route.secrets)
+    message = f"A stream of type text/event-stream was expected, not {found}. {told.message}"
     return UpstreamFailure(
         "malformed", message, code=told.code, param=told.param, error_type=told.error_type, retry_after=told.retry_after
     )

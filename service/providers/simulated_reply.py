@@ -106,6 +106,7 @@ def events_of(reply: Reply) -> list[bytes]:
 
     simulated = b',"simulated":' + msgspec.json.encode(reply.simulated)
     events: list[bytes] = []
+    pieces: list[dict[str, object]]
     for index in range(reply.alternatives):
         if reply.words.tool:
             call = {"index": 0, **_tool_call(reply, "")}

@@ -8,9 +8,9 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -84,6 +84,7 @@ class _Background:
 
     def __init__(self) -> None:
         self.ready: Future[None] = Future()
+        self.ready.set_running_or_notify_cancel()  # one caller that gives up must not cancel it for all
         self._thread = threading.Thread(target=self._run, name="litellm", daemon=True)
         self._thread.start()
 
@@ -91,15 +92,16 @@ class _Background:
         """Await the work, which runs in the background; cancelled here, it is cancelled there."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
 
-    def soon(self, action: Any) -> None:
+    def soon(self, action: Callable[[], object]) -> None:
         """Let the background call a function."""
-        if not self._loop.is_closed():
+        with suppress(RuntimeError):  # the loop has ended, and with it all that it ran
             self._loop.call_soon_threadsafe(action)
 
     def end(self) -> None:
         """Cancel what runs, close the connections, and wait for the thread."""
-        self.soon(self._end.set)
-        self._thread.join(_CLOSE_WITHIN_S)
+        if self.ready.exception() is None:
+            self.soon(self._end.set)
+            self._thread.join(_CLOSE_WITHIN_S)
 
     def _run(self) -> None:
         try:
@@ -294,4 +296,5 @@ async def _closed(chunks: Any) -> AsyncGenerator[Any, None]:
         for name in ("async_response_iterator", "response_iterator", "streaming_response"):
             source = getattr(vendors, name, None)
             if isinstance(source, AsyncGenerator):
-                await source.aclose()
+                with suppress(RuntimeError):  # it is being read at this moment: then it ends with its reader
+                    await source.aclose()
