@@ -98,6 +98,7 @@ class Parts:
             changes = difference(self.setup.settings, settings)
             self.setup = setup
             self.writer.window_s = settings.rewards.window_days * _DAY_S
+            self.repeats.window_s = settings.quality.repeat_window_s
         return changes
 
     def after_reply(self, work: Coroutine[Any, Any, None]) -> None:

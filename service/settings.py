@@ -154,7 +154,7 @@ class HeuristicSetting(Section, frozen=True, kw_only=True):
     """One quality heuristic. Soft ones are weak evidence of that weight; hard ones count as a label."""
 
     enabled: bool = True
-    weight: Share = 0.3  # of one label, as evidence against the reply when it fires
+    weight: Share | None = None  # of one label, as evidence against the reply when it fires; left out: its own
 
 
 class Quality(Section, frozen=True, kw_only=True):

@@ -110,7 +110,8 @@ async def _settle(
     measurements: list[Measurement] = []
     if setup.settings.quality.enabled:
         measurements = await measured(parts, request, decision, attempts, said, setup.settings.quality)
-        measurements += repeated(parts, request, decision, setup.settings.quality)
+        if last.outcome == "ok":  # a client that tries again after a failure says nothing of the earlier reply
+            measurements += repeated(parts, request, decision, setup.settings.quality)
     await parts.writer.add_later(rows, measurements)
 
 
@@ -169,7 +170,7 @@ def repeated(parts: Parts, request: ChatRequest, decision: Decision, quality: Qu
     setting = quality.heuristics.get(repeat.signal)
     if setting is not None and not setting.enabled:
         return []
-    weight = setting.weight if setting is not None else repeat.weight
+    weight = repeat.weight if setting is None or setting.weight is None else setting.weight
     if weight <= 0:
         return []
     return [

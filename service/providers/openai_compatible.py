@@ -1,6 +1,7 @@
 """OpenAI, vLLM, Ollama, llama.cpp and every server that speaks their chat protocol: bytes in, bytes out."""
 
 import asyncio
+import io
 import time
 from base64 import b64encode
 from collections.abc import AsyncGenerator
@@ -23,6 +24,7 @@ from service.settings import AnyModel, OpenAICompatibleModel
 
 _ERROR_BYTES = 65_536  # of an error body are read; the rest is left behind with its connection
 _KEEP_IDLE_S = 60.0  # a new TLS connection costs round trips; servers that hang up sooner are handled by `_send`
+_LARGE_BODY = 1_000_000  # bytes from which a body is sent piece by piece, so that other requests go on
 _STALE_WITHIN_S = 1.0  # a connection that had been hung up shows it at once; later, the server was at work
 
 
@@ -146,7 +148,7 @@ class OpenAICompatible:
         session = self._session or self._open()
         return await session.post(
             route.url,
-            data=body,
+            data=body if len(body) < _LARGE_BODY else io.BytesIO(body),
             headers=route.headers,
             timeout=limits,
             allow_redirects=False,  # a redirected POST would carry our key to wherever it points

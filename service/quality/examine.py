@@ -41,9 +41,8 @@ def examine(exchange: Exchange, settings: Quality) -> list[Finding]:
     for heuristic in HEURISTICS:
         setting = settings.heuristics.get(heuristic.name, heuristic)
         if setting.enabled and (detail := heuristic.find(exchange)) is not None:
-            findings.append(
-                Finding(heuristic=heuristic.name, detail=detail, hard=heuristic.hard, weight=setting.weight)
-            )
+            weight = heuristic.weight if setting.weight is None else setting.weight
+            findings.append(Finding(heuristic=heuristic.name, detail=detail, hard=heuristic.hard, weight=weight))
     return findings
 
 

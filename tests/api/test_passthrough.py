@@ -10,8 +10,10 @@ from service.settings import OpenAICompatibleModel, Server
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},
-    {"role": "user", "content": [{"type": "text", "text": "What is this? 这是什么"},
-                                 {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}}]},
+    {"role": "user", "content": [
+        {"type": "text", "text": "What is this? 这是什么"},
+        {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA", "detail": "low"}},
+    ]},
 ]  # fmt: skip
 REQUEST = {
     "model": "auto",
@@ -61,7 +63,7 @@ async def upstream():
             await response.write(event)
         return response
 
-    application = web.Application()
+    application = web.Application(client_max_size=100_000_000)
     application.router.add_post("/v1/chat/completions", answer)
     runner = web.AppRunner(application)
     await runner.setup()
