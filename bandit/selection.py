@@ -27,6 +27,7 @@ _TAIL = np.linspace(0.0, 1.0, 9)[1:-1]  # nodes near the end of a Beta that is u
 _LEVELS = np.concatenate([[0.0001, 0.0005, 0.002, 0.005], (np.arange(40) + 0.5) / 40])
 _COARSE = 0.04  # refine while the best utility lies between two neighbouring nodes with a higher probability
 _REFINEMENTS = 4  # at most; one is usual
+_BEATEN = 1e-7  # above a node, arms that lie there with a lower probability than this are not looked at
 _SMALLEST = 1e-9  # alpha and beta of 0 are taken as this: all mass at one end
 _NOTHING = 1e-300  # stands for a probability of 0 where its logarithm is needed
 
@@ -65,7 +66,11 @@ def probability_of_best(alpha: Vector, beta: Vector, shift: Vector | None = None
         grid = np.concatenate([grid, more])
         order = np.argsort(grid, kind="stable")
         grid = grid[order]
-        logs = np.concatenate([logs, _log_cdf(alpha, beta, cost, more)], axis=1)[:, order]
+        added = np.zeros((n_arms, len(more)))
+        before = max(int(np.searchsorted(best, _LEVELS[0])) - 1, 0)  # the last node below all of `more`
+        live = logs[:, before] < -_BEATEN
+        added[live] = _log_cdf(alpha[live], beta[live], cost[live], more)
+        logs = np.concatenate([logs, added], axis=1)[:, order]
         best = np.exp(logs.sum(axis=0))
     rises = np.diff(logs, axis=1)
     together = rises.sum(axis=0)
@@ -82,7 +87,7 @@ def _first_nodes(alpha: Vector, beta: Vector, cost: Vector) -> Vector:
     sd = np.sqrt(alpha * beta / (total + 1.0)) / total
     # Arms that may be far up, and arms that surely are: below the latter's distribution nothing else counts.
     hopeful, sure = np.argsort(-(mean + 2.0 * sd), kind="stable")[:3], np.argsort(-(mean - 2.0 * sd), kind="stable")[:4]
-    near = np.concatenate([hopeful, sure])
+    near = np.unique(np.concatenate([hopeful, sure]))
     nodes = [low + (high - low) * _SPREAD, (mean[near, None] + sd[near, None] * _AROUND_MEAN).ravel()]
     by_cost = np.argsort(cost, kind="stable")
     if len(top := by_cost[beta[by_cost] < 1.0][:32]):
