@@ -83,7 +83,7 @@ def test_what_the_example_leaves_out_can_be_used_as_it_stands():
     settings = settings_from_toml(SHOWN, SECRETS)
     assert [type(model) for model in settings.models[-2:]] == [OpenAICompatibleModel, TranslatedModel]
     assert settings.policies[-1] == Fixed(name="always-large", arm="large")
-    assert settings.quality.heuristics == {"refusal": HeuristicSetting()}
+    assert settings.quality.heuristics == {"refusal": HeuristicSetting(weight=0.3)}
     assert settings.models[0].price_cached_in == 0.01
 
 
