@@ -21,7 +21,7 @@ from service.auth import (
 from service.errors import NotAllowed, NotAuthenticated
 from service.tables import keys as keys_table
 
-SECRET, OLD_SECRET = new_secret(), new_secret()
+SECRET, OLD_SECRET = "aw-" + "s" * 43, "aw-" + "o" * 43
 KEY = new_key(SECRET, "app", ["chat", "feedback"], now=10.0)
 OLD = Key(id="old", name="old", scopes=frozenset({"admin"}), revoked_at=20.0, digest=digest(OLD_SECRET))
 RING = Keyring([KEY, OLD])
