@@ -19,7 +19,7 @@ from service.settings import AnyModel, Database, ModelSection, Section, Settings
 
 DEFAULT_FILE = Path("armwise.toml")
 # Sections and settings that are read once, at start.
-NEEDS_RESTART = ("server.", "database.", "logging.level", "logging.format", "quality.repeat_window_s")
+NEEDS_RESTART = ("server.", "database.", "logging.level", "logging.format")
 
 
 def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
