@@ -43,7 +43,6 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_classifier(settings),
         *_heuristics(settings),
         *_rewards(settings),
-        *_logging(settings),
     ]
 
 
@@ -237,8 +236,3 @@ def _rewards(settings: Settings) -> Iterator[str]:
     if not metrics:
         yield "`rewards.metrics` is empty: feedback needs at least one metric to be about"
     yield from _names("rewards.metrics", [metric.name for metric in metrics])
-
-
-def _logging(settings: Settings) -> Iterator[str]:
-    if settings.logging.store_prompts:
-        yield "`logging.store_prompts` must be false: the text of prompts and replies is never stored"

@@ -100,7 +100,6 @@ def describe(settings: Settings) -> str:
     heuristics = "off" if not quality.enabled else f"on, without {', '.join(off)}" if off else "on"
     classifier = settings.classifier
     metrics = ", ".join(f"{metric.name} ({metric.weight:g})" for metric in settings.rewards.metrics)
-    prompts = f"prompts are {'' if settings.logging.store_prompts else 'not '}stored"
     lines = [
         f"server      http://{server.host}:{server.port}, {_counted(server.workers, 'worker')}",
         f"database    {_database_shown(database)}",
@@ -109,7 +108,7 @@ def describe(settings: Settings) -> str:
         f"routing     policy {settings.routing.policy}, {_counted(settings.routing.fallbacks, 'fallback')}",
         f"quality     heuristics {heuristics}",
         f"rewards     {metrics}; taken for {settings.rewards.window_days:g} days",
-        f"logging     {settings.logging.level}, {settings.logging.format}; {prompts}",
+        f"logging     {settings.logging.level}, {settings.logging.format}; prompts are never stored",
         f"retention   decisions for {settings.retention.decisions_days:g} days",
         "",
         *_table([_MODEL_COLUMNS, *(_model_row(model) for model in settings.models)]),

@@ -185,7 +185,6 @@ class Logging(Section, frozen=True, kw_only=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["text", "json"] = "text"
-    store_prompts: bool = False  # keep the text of prompts and replies with their decisions
 
 
 class Retention(Section, frozen=True, kw_only=True):

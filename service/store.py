@@ -13,12 +13,10 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Insert,
-    Integer,
     Result,
     Select,
     Table,
     bindparam,
-    case,
     delete,
     func,
     insert,
@@ -274,11 +272,16 @@ def add_to_cells(connection: Connection, deltas: Mapping[CellKey, Counts], at: f
     connection.execute(_add_or_insert_cell(connection.dialect.name), rows)
 
 
+def total(column: ColumnElement[int]) -> ColumnElement[int]:
+    """The sum of a column of integers as an integer: Postgres sums them into decimals."""
+    return func.coalesce(func.sum(column), 0).cast(BigInteger)
+
+
 def sum_cells(
     connection: Connection, namespace: str | None = None, before_hour: int | None = None
 ) -> dict[SumKey, Counts]:
     """Counts over all hours, or those before one, by namespace, arm, task type, tier and channel."""
-    sums = (_total(column) for column in (cells.c.n, cells.c.s, cells.c.s2))
+    sums = (total(column) for column in (cells.c.n, cells.c.s, cells.c.s2))
     statement = select(*_SUM_KEY, *sums).group_by(*_SUM_KEY)
     if namespace is not None:
         statement = statement.where(cells.c.namespace == namespace)
@@ -334,42 +337,6 @@ def refold(connection: Connection, at: float) -> int:
     return len(wrong)
 
 
-# Usage
-
-
-def usage(connection: Connection, since: float, until: float, key_id: str | None = None) -> list[RowDict]:
-    """Decisions and what they cost, counted per day, model that served, tier, task type, policy and method.
-
-    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, attempts, failures, cost_usd,
-    latency_s (summed over all attempts), prompt_tokens and completion_tokens.
-    """
-    days = decisions.c.created_at / 86_400.0
-    if connection.dialect.name == "postgresql":
-        days = func.floor(days)  # its cast rounds where SQLite's truncates
-    day = days.cast(Integer).label("day")
-    model = func.coalesce(decisions.c.served_arm, decisions.c.arm).label("model")
-    groups = (day, model, decisions.c.tier, decisions.c.task_type, decisions.c.policy, decisions.c.method)
-    statement = (
-        select(
-            *groups,
-            func.count(decisions.c.id.distinct()).label("decisions"),
-            func.count(attempts.c.step).label("attempts"),
-            _total(case((attempts.c.outcome != "ok", 1), else_=0)).label("failures"),
-            func.coalesce(func.sum(attempts.c.cost_usd), 0.0).label("cost_usd"),
-            func.coalesce(func.sum(attempts.c.latency_s), 0.0).label("latency_s"),
-            _total(attempts.c.prompt_tokens).label("prompt_tokens"),
-            _total(attempts.c.completion_tokens).label("completion_tokens"),
-        )
-        .select_from(decisions.outerjoin(attempts))
-        .where(decisions.c.created_at >= since, decisions.c.created_at < until)
-        .group_by(*groups)
-        .order_by(*groups)
-    )
-    if key_id is not None:
-        statement = statement.where(decisions.c.key_id == key_id)
-    return _rows(connection, statement)
-
-
 # Keys
 
 
@@ -396,10 +363,6 @@ def revoke_key(connection: Connection, key_id: str, at: float) -> bool:
     """Revoke a key; false when there is none of that id, or it was revoked before."""
     valid = (keys.c.id == key_id) & keys.c.revoked_at.is_(None)
     return connection.execute(update(keys).where(valid).values(revoked_at=at)).rowcount > 0
-
-
-def _total(column: ColumnElement[int]) -> ColumnElement[int]:
-    return func.coalesce(func.sum(column), 0).cast(BigInteger)  # Postgres sums integers into decimals
 
 
 def _plain(result: Result[Any]) -> list[tuple[Any, ...]]:

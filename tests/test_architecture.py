@@ -104,7 +104,8 @@ def test_the_core_loads_nothing_of_the_web_or_a_database():
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
 def test_a_file_can_be_read_in_one_go(path):
     lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert lines <= 400, f"{lines} lines: probably two things"
+    most = 600 if path.is_relative_to(ROOT / "tests") else 400  # the cases of one contract belong together
+    assert lines <= most, f"{lines} lines: probably two things"
 
 
 def test_no_file_is_named_like_a_standard_module():

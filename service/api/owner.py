@@ -14,7 +14,7 @@ from bandit.vocabulary import PromptTier, TaskType
 from service.explain import explain
 from service.parts import Parts
 from service.posteriors import posterior_cells
-from service.statistics import records, statistics
+from service.reports import records, statistics
 
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="rows at most")]
 Days = Annotated[float, QueryParameter(gt=0, description="days back from now")]

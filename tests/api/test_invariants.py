@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import threading
+import time
 from collections import Counter
 
 import aiohttp
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from bandit.catalogue import AnyPolicy
-from bandit.posteriors import Beliefs, Evidence
+from bandit.posteriors import MICRO, Beliefs, Evidence
 from bandit.selection import choose, seed_of
 from bandit.thompson import Thompson
 from bandit.vocabulary import Arm, PromptProfile
@@ -103,11 +105,14 @@ async def test_beliefs_are_a_fold_of_the_rewards(service):
             _, _, reply = await ask(http)
             await rate(http, reply["id"], number % 2 == 0)
             await rate(http, reply["id"], 0.3, user="ann")
-    cells = {}
-    for (namespace, task_type), sums in service.parts.knowledge._sums.items():
-        for (arm, tier, channel), counts in sums.items():
-            cells[namespace, arm, task_type, tier, channel] = counts
-    assert cells == {key: counts for key, counts in (await database.read(store.sum_cells)).items()}  # noqa: C416
+    stored = {}
+    for _ in range(100):  # what the heuristics say follows the replies by a moment
+        stored = await database.read(store.sum_cells)
+        if service.parts.knowledge.cells() == stored and len(stored) > 1:
+            break
+        await asyncio.sleep(0.02)
+    assert service.parts.knowledge.cells() == stored
+    assert sum(counts.n for counts in stored.values()) >= 40 * MICRO
     assert await database.read(store.compare_fold) == {}
     await database.close()
 
@@ -129,38 +134,35 @@ async def test_a_decision_can_be_repeated(service):
 
 
 @pytest.mark.parametrize("reply_words", [200, 40_000])
-async def test_nothing_blocks_the_event_loop(service, reply_words, caplog):
-    """asyncio's own watch, in debug, reports every callback that takes longer than a limit.
+async def test_nothing_blocks_the_event_loop(service, reply_words, monkeypatch):
+    """Processor time of every callback on the service's loop, which a busy machine does not lengthen.
 
-    The limit is 1 ms of work on a quiet machine; a busy one may take the processor away at any moment, so the test asks
-    that it is not passed regularly: in fewer than one in five requests.
+    The aim is 1 ms a callback. Five are let pass, because processors differ, for all but one callback in a hundred: a
+    snapshot's first decision computes its probabilities.
     """
-    loop = service.server.servers[0].get_loop()
-    slow = []
+    spent = []
+    run = asyncio.Handle._run
+    serving = service.thread.ident
 
-    class Watch(logging.Handler):
-        def emit(self, record):
-            if "took" in record.getMessage():
-                slow.append(record.getMessage())
+    def timed(handle):
+        if threading.get_ident() != serving:
+            run(handle)
+            return
+        started = time.thread_time()
+        run(handle)
+        spent.append(time.thread_time() - started)
 
-    watch = Watch()
-    logger = logging.getLogger("asyncio")
-    requests = 40
     async with aiohttp.ClientSession(service.url) as http:
         await ask(http)  # what is made at first use
-        logger.addHandler(watch)
-        loop.slow_callback_duration = 0.010
-        loop.call_soon_threadsafe(loop.set_debug, True)
-        try:
-            for number in range(requests):
-                simulate = {"reply": " ".join(f"word{(number * n) % 9973}" for n in range(reply_words))}
-                status, _, reply = await ask(http, simulate=simulate)
-                assert status == 200
-                await rate(http, reply["id"], True)
-        finally:
-            loop.call_soon_threadsafe(loop.set_debug, False)
-            logger.removeHandler(watch)
-    assert len(slow) < requests / 5, slow[:3]
+        monkeypatch.setattr(asyncio.Handle, "_run", timed)
+        for number in range(40):
+            simulate = {"reply": " ".join(f"word{(number * n) % 9973}" for n in range(reply_words))}
+            status, _, reply = await ask(http, simulate=simulate)
+            assert status == 200
+            await rate(http, reply["id"], True)
+        monkeypatch.undo()
+    assert len(spent) > 200
+    assert sum(seconds > 0.005 for seconds in spent) <= len(spent) / 100
 
 
 @pytest.mark.parametrize("model", [None, "remote", "auto:random", "auto:rules", "auto:static_tier"])

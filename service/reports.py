@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Integer, case, func, select
 
 from service import store
 from service.decide import Decision
+from service.tables import attempts, decisions
 
 _DAY_S = 86_400.0
 _SPREADS = ("model", "tier", "task_type", "policy", "method")
@@ -16,7 +17,7 @@ _SPREADS = ("model", "tier", "task_type", "policy", "method")
 
 def statistics(connection: Connection, since: float, until: float, key_id: str | None = None) -> dict[str, Any]:
     """Calls, cost, mean latency, and how calls are spread, between two times."""
-    rows: list[dict[str, Any]] = store.usage(connection, since, until, key_id)
+    rows = usage(connection, since, until, key_id)
     calls = total(rows, "decisions")
     attempts = total(rows, "attempts")
     return {
@@ -97,3 +98,36 @@ def record(row: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any
         "cost_usd": sum(attempt["cost_usd"] for attempt in attempts),
         "attempts": attempts,
     }
+
+
+def usage(connection: Connection, since: float, until: float, key_id: str | None = None) -> list[dict[str, Any]]:
+    """Decisions and what they cost, counted per day, model that served, tier, task type, policy and method.
+
+    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, attempts, failures, cost_usd,
+    latency_s (summed over all attempts), prompt_tokens and completion_tokens.
+    """
+    days = decisions.c.created_at / 86_400.0
+    if connection.dialect.name == "postgresql":
+        days = func.floor(days)  # its cast rounds where SQLite's truncates
+    day = days.cast(Integer).label("day")
+    model = func.coalesce(decisions.c.served_arm, decisions.c.arm).label("model")
+    groups = (day, model, decisions.c.tier, decisions.c.task_type, decisions.c.policy, decisions.c.method)
+    statement = (
+        select(
+            *groups,
+            func.count(decisions.c.id.distinct()).label("decisions"),
+            func.count(attempts.c.step).label("attempts"),
+            store.total(case((attempts.c.outcome != "ok", 1), else_=0)).label("failures"),
+            func.coalesce(func.sum(attempts.c.cost_usd), 0.0).label("cost_usd"),
+            func.coalesce(func.sum(attempts.c.latency_s), 0.0).label("latency_s"),
+            store.total(attempts.c.prompt_tokens).label("prompt_tokens"),
+            store.total(attempts.c.completion_tokens).label("completion_tokens"),
+        )
+        .select_from(decisions.outerjoin(attempts))
+        .where(decisions.c.created_at >= since, decisions.c.created_at < until)
+        .group_by(*groups)
+        .order_by(*groups)
+    )
+    if key_id is not None:
+        statement = statement.where(decisions.c.key_id == key_id)
+    return [dict(row) for row in connection.execute(statement).mappings()]
