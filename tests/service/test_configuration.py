@@ -235,7 +235,7 @@ def test_the_content_holds_no_secret():
 
 def test_the_summary_says_what_would_be_served():
     text = describe(EVERYTHING)
-    for words in ("http://127.0.0.1:8402", "sqlite:///data/armwise.db", "policy thompson", "embedded", "not stored"):
+    for words in ("http://127.0.0.1:8402", "sqlite:///data/armwise.db", "policy thompson", "embedded", "never stored"):
         assert words in text
     rows = {line.split()[0]: line for line in text.splitlines() if line}
     assert rows["claude"].split()[1:7] == ["translated", "anthropic/claude-sonnet-4-5", "large", "3", "15", "0.3"]

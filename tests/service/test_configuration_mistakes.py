@@ -210,7 +210,6 @@ def openai_model(**said):
         ),
         ("classifier.simple_below = 0.7", "`classifier.simple_below` (0.7) is above `medium_below` (0."),
         ("quality.heuristics.refusals = {}", "`quality.heuristics.refusals` is no heuristic (did you mean `refusal`?)"),
-        ("logging.store_prompts = true", "`logging.store_prompts` must be false"),
         ("rewards.metrics = []", "`rewards.metrics` is empty"),
         ('rewards.metrics = [{name = "q"}, {name = "q"}]', "`rewards.metrics` has 2 entries named `q`"),
         ('database.url = "mysql://host/name"', "`database.url` must start with one of `sqlite://`, `postgresql://`"),

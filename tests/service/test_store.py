@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from bandit.posteriors import CellKey, Counts
 from service import store
 from service.database import Database
+from service.reports import usage
 
 NOON = 1_800_000_000.0
 CELL = CellKey("", "small", "Open QA", "simple", 500_000, "thumb")
@@ -212,7 +213,7 @@ async def test_usage_counts_decisions_once_however_many_attempts(database, decis
     names = ("day", "model", "decisions", "attempts", "failures", "cost_usd", "latency_s", "prompt_tokens")
 
     async def told(*arguments):
-        return {tuple(row[name] for name in names) for row in await database.read(store.usage, *arguments)}
+        return {tuple(row[name] for name in names) for row in await database.read(usage, *arguments)}
 
     assert await told(0.0, NOON * 2) == {
         (day, "large", 1, 2, 1, 0.25, 2.5, 20),
