@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 import threading
+import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from concurrent.futures import Future
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -133,6 +134,7 @@ def _import_litellm() -> ModuleType:
     litellm.suppress_debug_info = True
     litellm.num_retries = 0  # trying again is the router's business
     litellm.callbacks = []
+    warnings.filterwarnings("ignore", ".*`ReadOnly` qualifier", UserWarning)  # pydantic's, of LiteLLM's own types
     for name in ("LiteLLM", "openai", "httpx", "httpcore"):  # their lines may hold prompts and keys
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return litellm
@@ -189,6 +191,7 @@ class _Call:
             "timeout": httpx.Timeout(self.model.timeout_s, connect=self.model.connect_timeout_s),
             "num_retries": 0,
             "max_retries": 0,
+            "_skip_mcp_handler": True,  # it wants one more package for any tool, and would call servers clients name
         }
         if extra:
             arguments["extra_body"] = extra

@@ -45,6 +45,7 @@ class Upstream:
     calls: list[Call] = field(default_factory=list)
     connections: int = 0
     called: asyncio.Event = field(default_factory=asyncio.Event)
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)  # one per connection
     left: asyncio.Event = field(default_factory=asyncio.Event)  # a client hung up on an answer that `waits`
 
     @property
@@ -55,13 +56,14 @@ class Upstream:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
         self.connections += 1
+        self.tasks.append(asyncio.current_task())
         try:
             while call := await _read(reader, writer):
                 self.calls.append(call)
                 self.called.set()
                 if await self.answer(call) == HANG_UP:
                     break
-        except ConnectionError:
+        except (ConnectionError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
@@ -105,8 +107,9 @@ async def upstream(answer: Answer) -> AsyncIterator[Upstream]:
         yield made
     finally:
         server.close()
-        for call in made.calls:
-            call.writer.close()
+        for task in made.tasks:
+            task.cancel()
+        await asyncio.gather(*made.tasks)
 
 
 def head(status: int, content_type: str, *lines: str) -> bytes:
