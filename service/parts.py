@@ -128,6 +128,7 @@ def decision_row(decision: Decision) -> dict[str, object]:
         "arm": choice.arm,
         "served_arm": None,
         "propensity": choice.propensity,
+        "routing_s": decision.classify_s + decision.decide_s,
         "beliefs_version": choice.beliefs_version,
         "config_version": decision.config_version,
         "session": decision.caller.session,

@@ -24,6 +24,7 @@ def statistics(connection: Connection, since: float, until: float, key_id: str |
         "calls": calls,
         "cost_usd": total(rows, "cost_usd"),
         "mean_latency_ms": 1000 * total(rows, "latency_s") / attempts if attempts else None,
+        "mean_routing_ms": 1000 * total(rows, "routing_s") / calls if calls else None,
         "attempts": attempts,
         "failed_attempts": total(rows, "failures"),
         "prompt_tokens": total(rows, "prompt_tokens"),
@@ -103,7 +104,7 @@ def record(row: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any
 def usage(connection: Connection, since: float, until: float, key_id: str | None = None) -> list[dict[str, Any]]:
     """Decisions and what they cost, counted per day, model that served, tier, task type, policy and method.
 
-    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, attempts, failures, cost_usd,
+    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, routing_s, attempts, failures, cost_usd,
     latency_s (summed over all attempts), prompt_tokens and completion_tokens.
     """
     days = decisions.c.created_at / 86_400.0
@@ -112,10 +113,12 @@ def usage(connection: Connection, since: float, until: float, key_id: str | None
     day = days.cast(Integer).label("day")
     model = func.coalesce(decisions.c.served_arm, decisions.c.arm).label("model")
     groups = (day, model, decisions.c.tier, decisions.c.task_type, decisions.c.policy, decisions.c.method)
+    routing = case((func.coalesce(attempts.c.step, 0) == 0, decisions.c.routing_s), else_=0.0)  # once a decision
     statement = (
         select(
             *groups,
             func.count(decisions.c.id.distinct()).label("decisions"),
+            func.sum(routing).label("routing_s"),
             func.count(attempts.c.step).label("attempts"),
             store.total(case((attempts.c.outcome != "ok", 1), else_=0)).label("failures"),
             func.coalesce(func.sum(attempts.c.cost_usd), 0.0).label("cost_usd"),

@@ -42,6 +42,7 @@ decisions = Table(
     Column("arm", String(128), nullable=False),
     Column("served_arm", String(128)),
     Column("propensity", Double, nullable=False),
+    Column("routing_s", Double, nullable=False),  # seconds to classify and decide
     Column("beliefs_version", String(64), nullable=False),
     Column("config_version", String(64), nullable=False),
     Column("session", String(256), nullable=False),

@@ -94,6 +94,7 @@ def decision_row() -> Callable[..., dict[str, object]]:
             "arm": "small",
             "served_arm": None,
             "propensity": 0.5,
+            "routing_s": 0.0001,
             "beliefs_version": "b",
             "config_version": "c",
             "session": "",

@@ -52,6 +52,7 @@ def upgrade() -> None:
         sa.Column("arm", sa.String(length=128), nullable=False),
         sa.Column("served_arm", sa.String(length=128), nullable=True),
         sa.Column("propensity", sa.Double(), nullable=False),
+        sa.Column("routing_s", sa.Double(), nullable=False),
         sa.Column("beliefs_version", sa.String(length=64), nullable=False),
         sa.Column("config_version", sa.String(length=64), nullable=False),
         sa.Column("session", sa.String(length=256), nullable=False),

@@ -33,6 +33,7 @@ async def test_statistics_add_up(http):
     models = [(await ask(http))["routing"]["model"] for _ in range(5)]
     stats = await get(http, "/stats")
     assert stats["calls"] == 5
+    assert 0 < stats["mean_routing_ms"] < 1000
     assert stats["distribution"]["model"] == {name: models.count(name) for name in stats["distribution"]["model"]}
     assert stats["distribution"]["method"] == {"auto": 5}
     raw = await get(http, "/stats/raw", limit=2, offset=1)
