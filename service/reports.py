@@ -104,8 +104,8 @@ def record(row: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any
 def usage(connection: Connection, since: float, until: float, key_id: str | None = None) -> list[dict[str, Any]]:
     """Decisions and what they cost, counted per day, model that served, tier, task type, policy and method.
 
-    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, routing_s, attempts, failures, cost_usd,
-    latency_s (summed over all attempts), prompt_tokens and completion_tokens.
+    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, routing_s, attempts, failures,
+    cost_usd, latency_s (summed over all attempts), prompt_tokens and completion_tokens.
     """
     days = decisions.c.created_at / 86_400.0
     if connection.dialect.name == "postgresql":
