@@ -101,6 +101,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
         gc.collect()
         gc.freeze()  # a full collection walks the import heap: tens of milliseconds
+        gc.set_threshold(50_000, 20, 50)  # a request makes some hundred objects, none of them in a cycle
         try:
             yield
         finally:
