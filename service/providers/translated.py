@@ -122,6 +122,8 @@ class _Background:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self.litellm.close_litellm_async_clients()
+        # One client is not among those. Closed as a whole it would stay so; its transport opens again when needed.
+        await self.litellm.module_level_aclient.client._transport.aclose()  # noqa: SLF001
         self.litellm.in_memory_llm_clients_cache.flush_cache()
 
 
