@@ -37,8 +37,8 @@ class Attempt(msgspec.Struct, kw_only=True):
     error: str = ""
 
     def fail(self, failure: UpstreamFailure, latency_s: float) -> None:
-        """Write down how it failed."""
-        self.outcome, self.status, self.error = failure.kind, failure.status, failure.message
+        """Write down how it failed. Not in the provider's words: they may repeat the prompt, and are not stored."""
+        self.outcome, self.status, self.error = failure.kind, failure.status, failure.code or failure.kind
         self.latency_s = latency_s
 
 

@@ -68,7 +68,7 @@ attempts = Table(
     Column("completion_tokens", Integer, nullable=False),
     Column("cached_tokens", Integer, nullable=False),
     Column("cost_usd", Double, nullable=False),
-    Column("error", Text, nullable=False),  # the failure in words; "" when ok
+    Column("error", Text, nullable=False),  # the provider's code for the failure; "" when ok
     Index(None, "started_at"),
 )
 

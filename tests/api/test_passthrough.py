@@ -1,6 +1,7 @@
 """What the client sends reaches the provider unchanged, and what the provider says reaches the client."""
 
 import io
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -139,6 +140,33 @@ async def test_a_large_body_below_the_limit_goes_through(run, upstream):
     async with ClientSession(service.url) as http, http.post("/v1/chat/completions", data=large(body)) as reply:
         assert reply.status == 200
     assert msgspec.json.decode(bodies[0])["messages"] == body["messages"]
+
+
+async def test_what_an_upstream_says_of_a_prompt_reaches_the_client_but_not_the_database(run, unused_tcp_port):
+    async def refuse(request):
+        return web.json_response({"error": {"message": "bad prompt: my-secret-words", "code": "odd"}}, status=400)
+
+    application = web.Application()
+    application.router.add_post("/v1/chat/completions", refuse)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", unused_tcp_port).start()
+    model = OpenAICompatibleModel(name="one", base_url=f"http://127.0.0.1:{unused_tcp_port}/v1")
+    service = run(models=(model,))
+    body = {"messages": [{"role": "user", "content": "my-secret-words"}]}
+    async with ClientSession(service.url) as http:
+        async with http.post("/v1/chat/completions", json=body) as reply:
+            assert reply.status == 400
+            assert (await reply.json())["error"]["message"].endswith("my-secret-words")
+        attempts = []
+        while not attempts:
+            async with http.get("/stats/raw") as answer:
+                attempts = (await answer.json())["records"][0]["attempts"]
+    await runner.cleanup()
+    assert (attempts[0]["outcome"], attempts[0]["status"], attempts[0]["error"]) == ("rejected", 400, "odd")
+    path = service.settings.database.url.removeprefix("sqlite:///")
+    stored = b"".join(Path(path + end).read_bytes() for end in ("", "-wal") if Path(path + end).exists())
+    assert b"my-secret-words" not in stored
 
 
 async def test_forty_models_are_served(run, upstream):
