@@ -240,7 +240,7 @@ async def test_several_processes_keep_exact_sums(database, database_url, decisio
 
 async def until(condition):
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - the writer has no event for its health
+        while not condition():
             await asyncio.sleep(0.01)
 
 
