@@ -53,12 +53,12 @@ def settings_for(url, **changes):
 
 
 @pytest.fixture
-def run(tmp_path):
-    """Start a service: run(models=..., ...). All are stopped at the end."""
+def run(database_url):
+    """Start a service on SQLite or Postgres: run(models=..., ...). All are stopped at the end."""
     with contextlib.ExitStack() as stack:
 
         def start(url=None, config=None, **changes):
-            url = url or f"sqlite:///{tmp_path}/armwise.db"
+            url = url or database_url
             return stack.enter_context(Running(settings_for(url, **changes), config))
 
         yield start

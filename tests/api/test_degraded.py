@@ -16,7 +16,8 @@ async def ask(http, **more):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_chat_goes_on_while_the_database_is_locked(service, stream):
+async def test_chat_goes_on_while_the_database_is_locked(run, sqlite_url, stream):
+    service = run(sqlite_url)
     path = service.settings.database.url.removeprefix("sqlite:///")
     async with aiohttp.ClientSession(service.url) as http:
         status, headers = await ask(http, stream=stream)

@@ -103,16 +103,15 @@ async def test_unknown_paths_and_methods_have_openais_envelope(http):
         assert (await reply.json())["error"]["type"] == "invalid_request_error"
 
 
-async def test_everything_learned_is_there_after_a_restart(run, tmp_path):
-    url = f"sqlite:///{tmp_path}/again.db"
-    first = run(url)
+async def test_everything_learned_is_there_after_a_restart(run):
+    first = run()
     async with aiohttp.ClientSession(first.url) as http:
         for _ in range(10):
             reply = await ask(http)
             async with http.post("/feedback", json={"decision_id": reply["id"], "value": True}) as answer:
                 assert answer.status == 200
     first.__exit__(None, None, None)
-    second = run(url)
+    second = run()
     async with aiohttp.ClientSession(second.url) as http:
         cells = (await get(http, "/v1/posteriors"))["cells"]
         assert sum(cell["n"] for cell in cells) == 10

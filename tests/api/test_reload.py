@@ -23,10 +23,10 @@ def toml(database, models):
 
 
 @pytest.fixture
-def configured(tmp_path):
+def configured(tmp_path, database_url):
     """A settings file, and a function that rewrites it with other models."""
     path = tmp_path / "armwise.toml"
-    database = f"sqlite:///{tmp_path}/armwise.db"
+    database = database_url
 
     def write(**models):
         path.write_text(toml(database, models))
