@@ -75,12 +75,18 @@ class Knowledge:
         return snapshot
 
     def content(self, version: str) -> str:
-        """The content of one of the last 4,096 versions given out, to be stored.
+        """The content of a version in use, or of one of the last 4,096 given out, to be stored.
 
         Raises:
-            KeyError: not one of them.
+            KeyError: neither.
         """
-        return self._contents[version]
+        content = self._contents.get(version)
+        if content is not None:
+            return content
+        for snapshot in self._snapshots.values():  # in use for long, while thousands of others came and went
+            if snapshot.version == version:
+                return encode(snapshot.evidence)
+        raise KeyError(version)
 
     def cells(self) -> dict[SumKey, Counts]:
         """All sums, by namespace, arm, task type, tier and channel."""

@@ -87,6 +87,18 @@ def test_what_did_not_change_stays_the_same_object():
     assert knowledge.beliefs("", TASK, 99.0) is before
 
 
+def test_the_content_of_a_snapshot_in_use_is_there_however_many_came_after_it():
+    knowledge = Knowledge()
+    knowledge.fold({cell(): good()})
+    kept = knowledge.beliefs("", TASK, 1.0)
+    content = knowledge.content(kept.version)
+    for number in range(5_000):
+        knowledge.fold({cell()._replace(task_type="Rewrite"): good()})
+        knowledge.beliefs("", "Rewrite", 2.0 + number)
+    assert knowledge.beliefs("", TASK, 10_000.0) is kept
+    assert knowledge.content(kept.version) == content
+
+
 def test_contents_of_earlier_versions_are_still_there():
     knowledge = Knowledge()
     versions = []
