@@ -14,6 +14,11 @@ class Classifier(Protocol):
         """Which classifier, with its version, such as "embedded/1"; stored with every decision."""
         ...
 
+    @property
+    def tiers(self) -> tuple[float, float]:
+        """Its own tier boundaries: complexities under the first are simple, under the second medium."""
+        ...
+
     def classify(self, text: str) -> Classification:
         """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
         ...

@@ -19,7 +19,7 @@ from safetensors import safe_open
 from bandit.vocabulary import TASK_TYPES, Classification
 from service.classifiers.keywords import RULES
 from service.classifiers.reading import HEAD_TOKENS, SIGNS, TAIL_TOKENS, ZONES, Reading, read
-from service.classifiers.rules import classification, unknown, votes
+from service.classifiers.rules import TIERS, classification, unknown, votes
 from service.errors import ConfigurationError
 
 VERSION = 1
@@ -50,6 +50,7 @@ class Embedded:
     """Task type and complexity of English and Chinese prompts in about a tenth of a millisecond."""
 
     name = f"embedded/{VERSION}"
+    tiers = TIERS
 
     def __init__(self) -> None:
         self._weights = _packaged_weights()

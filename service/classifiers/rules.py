@@ -15,6 +15,7 @@ from service.classifiers.reading import SIGNS, Reading, read
 
 N_TYPES = len(TASK_TYPES)
 UNKNOWN = TASK_TYPES.index("Unknown")
+TIERS = (0.27, 0.33)  # thirds of the complexities over the training prompts
 _CERTAINLY_UNKNOWN = tuple(1.0 if number == UNKNOWN else 0.0 for number in range(N_TYPES))
 
 _ZONE_FACTORS = (1.5, 1.0, 0.4, 1.0)  # in the order of ZONES
@@ -38,6 +39,7 @@ class KeywordRules:
     """Counts which keyword rules fire, English and Chinese, and where in the text."""
 
     name = "rules/1"
+    tiers = TIERS
     # Fitted by benchmarks/train_embedded.py on all its sources: two numbers, beside some 900 phrases written by hand.
     sharpness = 0.91  # probability is proportional to exp(sharpness * votes)
     threshold = 0.3  # a lower highest probability is Unknown
