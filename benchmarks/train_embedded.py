@@ -7,7 +7,6 @@ random split flatters. Deterministic.
 
 import argparse
 import gzip
-import hashlib
 import json
 import os
 import statistics
@@ -16,23 +15,23 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
-from scipy import sparse
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import logsumexp
 
 from bandit.vocabulary import TASK_TYPES
 from service.classifiers import embedded, rules
-from service.classifiers.reading import read
+from service.classifiers.embedded_training import (
+    N_TYPES,
+    common_features,
+    examples_of,
+    fit,
+    fitted_of,
+    logits_of,
+    temperature_of,
+    threshold_of,
+    write_weights,
+)
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "docs" / "classifier-figures.json"
-N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned
-
-VOTES_FACTOR = 0.5
-DENSE_VALUE = 0.3  # of a rule or sign in training, so that the penalty binds them less than hashed rows
-PENALTY = 1e-3
-ITERATIONS = 40
 SOURCE_POWER = 0.25  # a source of n prompts weighs n ** SOURCE_POWER
 TYPE_BALANCE = 0.7  # 0: types weigh by their prompts; 1: all the same
 MIN_SOURCES = 3  # a feature must occur in as many sources
@@ -73,28 +72,8 @@ class Prompts:
         self.labels = np.array([TASK_TYPES.index(row["task_type"]) for row in rows])
         self.chinese = np.array([row["lang"] == "zh" for row in rows])
         self.sources = np.array([row["dataset"] for row in rows])
-        self.readings = [read(text) for text in self.texts]
-        self.readable = np.array([reading.readable for reading in self.readings])
-        self.votes = np.array([rules.votes(reading)[:N_TYPES] for reading in self.readings])
-        self.features = self._matrix()
-
-    def _matrix(self):
-        indices, values, ends = [], [], [0]
-        for reading in self.readings:
-            groups = embedded.hashed_rows(reading.tokens)
-            dense = np.array(embedded.dense_rows(reading), dtype=np.int64) + embedded.BUCKETS
-            parts = [*groups, dense]
-            indices += parts
-            values += [np.full(len(rows), 1 / np.sqrt(len(rows))) for rows in groups] + [
-                np.full(len(dense), DENSE_VALUE)
-            ]
-            ends.append(ends[-1] + sum(map(len, parts)))
-        shape = (len(self.readings), embedded.BUCKETS + embedded.DENSE_ROWS)
-        matrix = sparse.csr_matrix(
-            (np.concatenate(values), np.concatenate(indices).astype(np.int64), ends), shape=shape
-        )
-        matrix.sum_duplicates()
-        return matrix
+        self.examples = examples_of(self.texts)
+        self.readable, self.votes = self.examples.readable, self.examples.votes
 
 
 def prompt_weights(prompts, train):
@@ -110,35 +89,12 @@ def prompt_weights(prompts, train):
     return weights / weights.sum()
 
 
-def fit(prompts, train):
-    """Table (rows, types) and bias of a multinomial logistic regression on top of the rules' votes."""
-    names = np.unique(prompts.sources[train])
-    members = sparse.csr_matrix((prompts.sources[train] == names[:, None]).astype(np.float64))
-    in_sources = ((members @ prompts.features[train]) > 0).astype(int).sum(axis=0)
-    used = np.flatnonzero(np.asarray(in_sources).ravel() >= MIN_SOURCES)
-    features, labels = prompts.features[train][:, used].tocsr(), prompts.labels[train]
-    transposed = features.T.tocsr()
-    offset = prompts.votes[train] * VOTES_FACTOR
-    weights = prompt_weights(prompts, train)[train][:, None]
-    rows = np.arange(len(labels))
-    target = np.zeros_like(offset)
-    target[rows, labels] = 1
-
-    def loss(flat):
-        table = flat.reshape(-1, N_TYPES)
-        scores = offset + features @ table[:-1] + table[-1]
-        normaliser = logsumexp(scores, axis=1, keepdims=True)
-        residual = weights * (np.exp(scores - normaliser) - target)
-        gradient = np.vstack([transposed @ residual, residual.sum(axis=0)]) + PENALTY * table
-        value = (weights[:, 0] * (normaliser[:, 0] - scores[rows, labels])).sum() + PENALTY / 2 * (table**2).sum()
-        return value, gradient.ravel()
-
-    start = np.zeros((len(used) + 1) * N_TYPES)
-    best = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": ITERATIONS})
-    fitted = best.x.reshape(-1, N_TYPES)
-    table = np.zeros((prompts.features.shape[1], N_TYPES))
-    table[used] = fitted[:-1]
-    return table, fitted[-1]
+def fitted_to(prompts, train):
+    """The model of the prompts that `train` marks."""
+    examples = prompts.examples.chosen(train)
+    used = common_features(examples, prompts.sources[train], MIN_SOURCES)
+    targets = np.eye(N_TYPES)[prompts.labels[train]]
+    return fit(examples, targets, prompt_weights(prompts, train)[train], used)
 
 
 def left_out_logits(prompts, groups):
@@ -146,36 +102,9 @@ def left_out_logits(prompts, groups):
     logits = np.zeros((len(prompts.labels), N_TYPES))
     for group in np.unique(groups):
         test = groups == group
-        table, bias = fit(prompts, ~test)
-        logits[test] = prompts.votes[test] * VOTES_FACTOR + prompts.features[test] @ table + bias
+        logits[test] = logits_of(prompts.examples.chosen(test), fitted_to(prompts, ~test))
         print(f"  {group}: {(logits[test].argmax(1) == prompts.labels[test]).mean():.3f}", flush=True)
     return logits
-
-
-def negative_log_likelihood(logits, labels, weights):
-    return float((weights * (logsumexp(logits, axis=1) - logits[np.arange(len(labels)), labels])).sum())
-
-
-def temperature_of(logits, prompts):
-    """The temperature under which sources are told best, each source weighing the same as in training."""
-    weights = prompt_weights(prompts, np.ones(len(prompts.labels), dtype=bool))
-    found = minimize_scalar(
-        lambda log_t: negative_log_likelihood(logits / np.exp(log_t), prompts.labels, weights),
-        bounds=(-2, 2),
-        method="bounded",
-    )
-    return float(np.exp(found.x))
-
-
-def threshold_of(probabilities, labels):
-    """The highest threshold under which still three of four answers would be wrong, in steps of 0.01."""
-    highest, right = probabilities.max(1), probabilities.argmax(1) == labels
-    best = 0.0
-    for threshold in np.arange(0.1, 0.6, 0.01):
-        under = highest < threshold
-        if under.sum() >= 20 and 1 - right[under].mean() >= WRONG_SHARE_UNDER_THRESHOLD:
-            best = float(threshold)
-    return round(best, 2)
 
 
 def f1_per_type(labels, found):
@@ -225,42 +154,20 @@ def figures_of(prompts, probabilities, threshold):
     }
 
 
+def temperature_on(prompts, logits):
+    """The temperature under which sources are told best, each source weighing the same as in training."""
+    everything = np.ones(len(prompts.labels), dtype=bool)
+    return temperature_of(logits, np.eye(N_TYPES)[prompts.labels], prompt_weights(prompts, everything))
+
+
 def rule_figures(prompts):
     """The keyword rules as they are; also the sharpness and threshold that this data would choose."""
-    sharpness = 1 / temperature_of(prompts.votes, prompts)
-    threshold = threshold_of(embedded.softmax(prompts.votes * sharpness), prompts.labels)
+    sharpness = 1 / temperature_on(prompts, prompts.votes)
+    probabilities = embedded.softmax(prompts.votes * sharpness)
+    threshold = threshold_of(probabilities, probabilities.argmax(1) == prompts.labels, WRONG_SHARE_UNDER_THRESHOLD)
     print(f"rules: this data would choose sharpness {sharpness:.2f}, threshold {threshold}")
     probabilities = embedded.softmax(prompts.votes * rules.KeywordRules.sharpness)
     return figures_of(prompts, probabilities, rules.KeywordRules.threshold)
-
-
-def write_weights(path, table, bias, temperature, threshold, sources):
-    """Hashed rows as int8 in units of a scale per type; the rest as float32."""
-    hashed, dense = table[: embedded.BUCKETS], table[embedded.BUCKETS :] * DENSE_VALUE
-    scale = np.abs(hashed).max(axis=0) / 127
-
-    def with_unknown(values, fill=0.0):
-        return np.append(values, np.full((*values.shape[:-1], 1), fill), axis=-1)
-
-    tensors = {
-        "hashed": with_unknown(np.round(hashed / scale)).astype(np.int8),
-        "scale": with_unknown(scale).astype(np.float32),
-        "dense": with_unknown(dense).astype(np.float32),
-        "bias": with_unknown(bias, -np.inf).astype(np.float32),
-    }
-    metadata = {
-        "version": embedded.VERSION,
-        "features": embedded.features_digest(),
-        "votes_factor": VOTES_FACTOR,
-        "temperature": round(temperature, 4),
-        "threshold": threshold,
-        "licence": "Apache-2.0",
-        "sources": {str(source): LICENCES[source] for source in sources},
-    }
-    path.parent.mkdir(exist_ok=True)
-    # One key: the order of several is not fixed, and the digest should be.
-    save_file(tensors, path, {"armwise": json.dumps(metadata)})
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def latency_ms(classifier):
@@ -310,15 +217,17 @@ def main():
     print(f"{len(prompts.labels)} prompts, {(~prompts.readable).sum()} in a language that is not read")
 
     logits = left_out_logits(prompts, prompts.sources)
-    temperature = temperature_of(logits, prompts)
+    temperature = temperature_on(prompts, logits)
     probabilities = embedded.softmax(logits / temperature)
-    threshold = threshold_of(probabilities, prompts.labels)
+    threshold = threshold_of(probabilities, probabilities.argmax(1) == prompts.labels, WRONG_SHARE_UNDER_THRESHOLD)
     print("families left out together")
     families = np.array([FAMILIES.get(source, source) for source in prompts.sources])
     together = figures_of(prompts, embedded.softmax(left_out_logits(prompts, families) / temperature), threshold)
 
-    table, bias = fit(prompts, np.ones(len(prompts.labels), dtype=bool))
-    digest = write_weights(embedded.WEIGHTS, table, bias, temperature, threshold, np.unique(prompts.sources))
+    fitted = fitted_to(prompts, np.ones(len(prompts.labels), dtype=bool))
+    sources = {str(source): LICENCES[source] for source in np.unique(prompts.sources)}
+    about = {"licence": "Apache-2.0", "sources": sources}
+    digest = write_weights(embedded.WEIGHTS, fitted, temperature=temperature, threshold=threshold, about=about)
     embedded.WEIGHTS_SHA256 = digest
     figures = {
         "prompts": len(prompts.labels),
@@ -335,8 +244,7 @@ def main():
     }
     if arguments.unseen is not None:
         unseen = Prompts(arguments.unseen)
-        weights = embedded.load_weights(embedded.WEIGHTS)
-        found = np.array([embedded.logits(reading, weights)[:N_TYPES] for reading in unseen.readings])
+        found = logits_of(unseen.examples, fitted_of(embedded.load_weights(embedded.WEIGHTS)))
         figures["unseen"] = {
             "embedded": figures_of(unseen, embedded.softmax(found / temperature), threshold),
             "rules": figures_of(

@@ -47,13 +47,20 @@ class Weights(NamedTuple):
 
 
 class Embedded:
-    """Task type and complexity of English and Chinese prompts in about a tenth of a millisecond."""
+    """Task type and complexity of English and Chinese prompts in about a tenth of a millisecond.
 
-    name = f"embedded/{VERSION}"
+    `weights` names a file of the owner's own, learned from other answers; without it, the packaged ones are used.
+
+    Raises:
+        ConfigurationError: the weights were trained for other features, or are damaged.
+    """
+
     tiers = TIERS
 
-    def __init__(self) -> None:
-        self._weights = _packaged_weights()
+    def __init__(self, weights: Path | None = None) -> None:
+        self._weights = load_weights(weights) if weights else packaged_weights()
+        own = hashlib.sha256(weights.read_bytes()).hexdigest()[:8] if weights else ""
+        self.name = f"embedded/{VERSION}" + (f"/{own}" if own else "")
 
     def classify(self, text: str) -> Classification:
         """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
@@ -131,7 +138,12 @@ def features_digest() -> str:
 
 
 @cache
-def _packaged_weights() -> Weights:
+def packaged_weights() -> Weights:
+    """The weights of the package.
+
+    Raises:
+        ConfigurationError: they are not those that the package came with.
+    """
     found = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
     if found != WEIGHTS_SHA256:
         message = (

@@ -248,7 +248,7 @@ def test_the_weights_are_those_that_the_class_was_judged_with():
     assert hashlib.sha256(embedded.WEIGHTS.read_bytes()).hexdigest() == embedded.WEIGHTS_SHA256
     with safe_open(embedded.WEIGHTS, framework="numpy") as file:
         metadata = json.loads(file.metadata()["armwise"])
-    assert embedded.Embedded.name == f"embedded/{metadata['version']}"
+    assert embedded.Embedded().name == f"embedded/{metadata['version']}"
     assert metadata["features"] == embedded.features_digest()
 
 

@@ -1,0 +1,189 @@
+"""Fits the packaged classifier's model to prompts and what they should be called; what is kept of them is no text.
+
+Used by benchmarks/train_embedded.py for the weights of the package, and by `armwise classifier distil` for those of an
+owner, who starts from the packaged ones. Deterministic.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from safetensors.numpy import save_file
+from scipy import sparse
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import logsumexp
+
+from bandit.vocabulary import TASK_TYPES
+from service.classifiers import embedded, rules
+from service.classifiers.reading import Reading, read
+
+N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned
+VOTES_FACTOR = 0.5
+DENSE_VALUE = 0.3  # of a rule or sign in training, so that the penalty binds them less than hashed rows
+
+Array = npt.NDArray[np.float64]
+
+
+class Examples(NamedTuple):
+    """Prompts as numbers."""
+
+    readings: list[Reading]
+    votes: Array  # (n, 11), what the rules say
+    features: Any  # sparse (n, BUCKETS + DENSE_ROWS)
+
+    @property
+    def readable(self) -> npt.NDArray[np.bool_]:
+        """Which are in a language that is read; shape (n,)."""
+        return np.array([reading.readable for reading in self.readings], dtype=bool)
+
+    def chosen(self, rows: npt.NDArray[np.bool_]) -> "Examples":
+        """Those that `rows` marks; shape (n,)."""
+        readings = [reading for reading, wanted in zip(self.readings, rows, strict=True) if wanted]
+        return Examples(readings, self.votes[rows], self.features[rows])
+
+
+class Fitted(NamedTuple):
+    """What was learned, beside the rules."""
+
+    table: Array  # (BUCKETS + DENSE_ROWS, 11)
+    bias: Array  # (11,)
+
+
+def examples_of(texts: Sequence[str]) -> Examples:
+    """Read the prompts."""
+    readings = [read(text) for text in texts]
+    votes = np.array([rules.votes(reading)[:N_TYPES] for reading in readings], dtype=float).reshape(-1, N_TYPES)
+    return Examples(readings, votes, _matrix(readings))
+
+
+def _matrix(readings: Sequence[Reading]) -> Any:
+    indices: list[npt.NDArray[Any]] = [np.zeros(0, dtype=np.int64)]
+    values: list[npt.NDArray[Any]] = [np.zeros(0)]
+    ends = [0]
+    for reading in readings:
+        groups = embedded.hashed_rows(reading.tokens)
+        dense = np.array(embedded.dense_rows(reading), dtype=np.int64) + embedded.BUCKETS
+        parts: list[npt.NDArray[Any]] = [*groups, dense]
+        indices += parts
+        values += [np.full(len(rows), 1 / np.sqrt(max(1, len(rows)))) for rows in groups]
+        values.append(np.full(len(dense), DENSE_VALUE))
+        ends.append(ends[-1] + sum(map(len, parts)))
+    shape = (len(readings), embedded.BUCKETS + embedded.DENSE_ROWS)
+    matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(indices).astype(np.int64), ends), shape=shape)
+    matrix.sum_duplicates()
+    return matrix
+
+
+def common_features(examples: Examples, groups: npt.NDArray[Any], least: int) -> npt.NDArray[np.int64]:
+    """Columns that occur in at least `least` of the groups, one label a prompt."""
+    members = sparse.csr_matrix((groups == np.unique(groups)[:, None]).astype(np.float64))
+    in_groups = ((members @ examples.features) > 0).astype(int).sum(axis=0)
+    return np.flatnonzero(np.asarray(in_groups).ravel() >= least)
+
+
+def fit(
+    examples: Examples,
+    targets: Array,
+    weights: Array,
+    used: npt.NDArray[np.int64],
+    *,
+    start: Fitted | None = None,
+    penalty: float = 1e-3,
+    iterations: int = 40,
+) -> Fitted:
+    """A multinomial logistic regression on top of the rules' votes.
+
+    `targets` are probabilities of shape (n, 11), `weights` of shape (n,) sum to 1, `used` are the columns that may be
+    learned. The penalty draws what is learned towards `start`, or towards nothing.
+    """
+    rows = embedded.BUCKETS + embedded.DENSE_ROWS
+    start = start or Fitted(np.zeros((rows, N_TYPES)), np.zeros(N_TYPES))
+    features = examples.features[:, used].tocsr()
+    transposed = features.T.tocsr()
+    offset = logits_of(examples, start)
+    weighing = weights[:, None]
+
+    def loss(flat: Array) -> tuple[float, Array]:
+        change = flat.reshape(-1, N_TYPES)
+        scores = offset + features @ change[:-1] + change[-1]
+        log_probabilities = scores - logsumexp(scores, axis=1, keepdims=True)
+        residual = weighing * (np.exp(log_probabilities) - targets)
+        gradient = np.vstack([transposed @ residual, residual.sum(axis=0)]) + penalty * change
+        value = -(weighing * targets * log_probabilities).sum() + penalty / 2 * (change**2).sum()
+        return float(value), gradient.ravel()
+
+    begin = np.zeros((len(used) + 1) * N_TYPES)
+    change = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": iterations}).x.reshape(-1, N_TYPES)
+    table = start.table.copy()
+    table[used] += change[:-1]
+    return Fitted(table, start.bias + change[-1])
+
+
+def logits_of(examples: Examples, fitted: Fitted) -> Array:
+    """Scores of the eleven types, before the temperature; shape (n, 11)."""
+    found: Array = examples.votes * VOTES_FACTOR + examples.features @ fitted.table + fitted.bias
+    return found
+
+
+def fitted_of(weights: embedded.Weights) -> Fitted:
+    """What stored weights learned, to go on from there."""
+    hashed = weights.hashed * weights.scale
+    table = np.vstack([hashed, weights.dense / DENSE_VALUE])[:, :N_TYPES].astype(float)
+    return Fitted(table, weights.bias[:N_TYPES].astype(float))
+
+
+def temperature_of(logits: Array, targets: Array, weights: Array) -> float:
+    """The temperature under which logits of prompts that were not learned from are told best."""
+
+    def loss(log_temperature: float) -> float:
+        scores = logits / np.exp(log_temperature)
+        log_probabilities = scores - logsumexp(scores, axis=1, keepdims=True)
+        return -float((weights[:, None] * targets * log_probabilities).sum())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-2, 2), method="bounded").x))
+
+
+def threshold_of(probabilities: Array, right: npt.NDArray[np.bool_], wrong_share: float = 0.8) -> float:
+    """The highest threshold under which still `wrong_share` of the answers would be wrong, in steps of 0.01."""
+    highest = probabilities.max(axis=1)
+    best = 0.0
+    for threshold in np.arange(0.1, 0.6, 0.01):
+        under = highest < threshold
+        if under.sum() >= 20 and 1 - right[under].mean() >= wrong_share:
+            best = float(threshold)
+    return round(best, 2)
+
+
+def write_weights(path: Path, fitted: Fitted, *, temperature: float, threshold: float, about: Mapping[str, Any]) -> str:
+    """Write the file that `embedded.load_weights` reads: hashed rows as int8, the rest as float32; its digest.
+
+    `about` says where the weights come from, such as their licence and sources.
+    """
+    hashed, dense = fitted.table[: embedded.BUCKETS], fitted.table[embedded.BUCKETS :] * DENSE_VALUE
+    scale = np.maximum(np.abs(hashed).max(axis=0), 1e-9) / 127
+
+    def with_unknown(values: Array, fill: float = 0.0) -> Array:
+        return np.append(values, np.full((*values.shape[:-1], 1), fill), axis=-1)
+
+    tensors: dict[str, npt.NDArray[Any]] = {
+        "hashed": with_unknown(np.round(hashed / scale)).astype(np.int8),
+        "scale": with_unknown(scale).astype(np.float32),
+        "dense": with_unknown(dense).astype(np.float32),
+        "bias": with_unknown(fitted.bias, -np.inf).astype(np.float32),
+    }
+    metadata = {
+        "version": embedded.VERSION,
+        "features": embedded.features_digest(),
+        "votes_factor": VOTES_FACTOR,
+        "temperature": round(temperature, 4),
+        "threshold": threshold,
+        **about,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # One key: the order of several is not fixed, and the digest should be.
+    save_file(tensors, path, {"armwise": json.dumps(metadata)})
+    return hashlib.sha256(path.read_bytes()).hexdigest()
