@@ -12,6 +12,8 @@
     |   |-- Unprocessable         422  well-formed, but a value is out of its range
     |   `-- NoEligibleModel       400  no model may serve this request; carries the reason for each
     |-- UpstreamFailure           a provider failed; keeps its status and message
+    |-- DownloadFailed            a model's files could not be fetched, or are not what the hub says they are
+    |-- UnusableWeights           a classifier's files are damaged or not the model they claim to be; never served
     `-- StorageUnavailable        503  the database cannot be written, so nothing may be acknowledged
 
 Every message says what was found, what was expected and what to do.
@@ -150,6 +152,14 @@ class UpstreamFailure(ArmwiseError):
     def another_model_may_help(self) -> bool:
         """False when the request itself was refused: every model would refuse it."""
         return self.kind not in ("rejected", "cancelled")
+
+
+class DownloadFailed(ArmwiseError):
+    """A model's files could not be fetched, or what arrived is not what the hub says it is."""
+
+
+class UnusableWeights(ArmwiseError):
+    """A classifier's files are missing, damaged, or not the model they claim to be. The message names file and fault."""
 
 
 class StorageUnavailable(ArmwiseError):
