@@ -159,7 +159,7 @@ class DownloadFailed(ArmwiseError):
 
 
 class UnusableWeights(ArmwiseError):
-    """A classifier's files are missing, damaged, or not the model they claim to be. The message names file and fault."""
+    """A classifier's files are missing, damaged or of another model; the message names file and fault."""
 
 
 class StorageUnavailable(ArmwiseError):
