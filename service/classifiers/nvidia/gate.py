@@ -109,7 +109,7 @@ def run_gate(reference: Model, candidate: Model, prompts: Sequence[str], tiers: 
     if len(prompts) < FEWEST_PROMPTS:
         raise UnusableWeights(
             f"The precision gate got {len(prompts)} different prompts, it needs at least {FEWEST_PROMPTS}: with fewer, "
-            "one prompt more or less decides. Add prompts, or leave the packaged ones decide."
+            "one prompt more or less decides. Add prompts, or let the packaged ones decide."
         )
     expected, found = _logits(reference, prompts), _logits(candidate, prompts)
     complexity = np.array([answer_of(row).prompt_complexity_score for row in expected])
