@@ -1,0 +1,97 @@
+"""Prompts on which fast and slow paths must agree, all written for these tests."""
+
+CHINESE = "请根据下面的材料，用不超过一百个字总结作者的主要观点，并指出其中两处可能有争议的地方。"
+LONG_ENGLISH = (
+    "The committee met again on Thursday to discuss the flooding of the lower gardens. Mrs Aldous reported that the "
+    "pump had failed twice, that the spare was on loan to the rowing club, and that nobody had written it down. "
+)
+
+PROMPTS: dict[str, str] = {
+    # English
+    "greeting": "Hi there! How has your day been so far?",
+    "question": "What is the boiling point of ethanol at sea level?",
+    "story": "Write a short story about a lighthouse keeper who receives a letter addressed to nobody.",
+    "summary": LONG_ENGLISH * 3 + "\n\nSummarise the text above in one sentence.",
+    "classify": "Label the review as positive, negative or neutral: 'The soup was cold but the waiter was lovely.'",
+    "extract": "List every date in: rent due 3 May, inspection 17 June, keys back by 30/06/2024.",
+    "rewrite": "Rewrite this more politely: 'Send me the file now, I have been waiting all week.'",
+    "ideas": "Give me twelve names for a cafe that repairs umbrellas.",
+    "closed": "Passage: The bridge opened in 1931 and was widened in 1974.\nQuestion: When was it widened?",
+    "mathematics": "A tank fills in 6 hours and drains in 9. Both run together: how long until it is full? Show each step.",
+    "few shots": "cat -> feline\ndog -> canine\nhorse -> equine\nbear -> ursine\nwolf ->",
+    "constraints": "In exactly 50 words, without the letter 'z', as a limerick, explain inflation to a child of eight.",
+    "one word": "Why?",
+    "one letter": "a",
+    "capitals": "WRITE ME A POEM ABOUT THE SEA RIGHT NOW!!!",
+    "contractions": "I can't believe it's not done; who's responsible, and what'll we do?",
+    "numbers": "3.14159 2,718 1e-7 0xFF 1/3 50% $1,299.00 +44 20 7946 0958",
+    # other languages
+    "chinese": CHINESE,
+    "chinese short": "你好",
+    "chinese traditional": "請幫我寫一封感謝信給房東，語氣要親切。",
+    "chinese mixed": "用 Python 写一个函数 quick_sort(list)，并解释 time complexity。",
+    "german": "Schreibe eine höfliche Kündigung für einen Fitnessvertrag, fristgerecht zum 31. März.",
+    "german long": "Donaudampfschifffahrtsgesellschaftskapitän und Rindfleischetikettierungsüberwachung: erkläre beide Wörter.",
+    "japanese": "来週の会議の議事録を三行でまとめてください。ひらがな、カタカナ、漢字を使って。",
+    "korean": "내일 서울 날씨가 어떤지 알려 주세요.",
+    "arabic": "اكتب فقرة قصيرة عن فوائد القراءة.",
+    "russian": "Объясни, почему небо голубое, двумя предложениями.",
+    "hindi": "कृपया एक छोटी कविता लिखिए।",
+    "thai": "ช่วยเขียนอีเมลขอลาป่วยหนึ่งวัน",
+    "accents": "Où est passé le garçon naïf? Él comió piñas; não há pão.",
+    "decomposed": "Cafe\u0301 nai\u0308ve A\u030angstro\u0308m",
+    # code
+    "python": "def mean(values):\n    total = 0\n    for value in values:\n        total += value\n    return total / len(values)\n",
+    "fenced": "Fix the bug:\n```js\nconst xs = [1,2,3]; for (let i = 0; i <= xs.length; i++) { console.log(xs[i]) }\n```",
+    "sql": "SELECT u.name, COUNT(*) FROM users u LEFT JOIN orders o ON o.user_id = u.id GROUP BY u.name HAVING COUNT(*) > 3;",
+    "json": '{"messages": [{"role": "user", "content": "hello"}], "temperature": 0.2, "stop": null}',
+    "tabs": "if (x)\t{\n\t\treturn\ty;\r\n}",
+    "html": "<div class='a'><p>&nbsp;&lt;b&gt;</p></div><!-- what does this render? -->",
+    "latex": r"Prove that $\sum_{k=1}^{n} k = \frac{n(n+1)}{2}$ by induction.",
+    "url": "Summarise https://example.org/a/b?c=d&e=%20f#g and ftp://files.example.net/~me",
+    # nothing, or hardly anything
+    "empty": "",
+    "space": " ",
+    "spaces": "       ",
+    "newlines": "\n\n\n\n",
+    "whitespace": " \t\r\n\u00a0\u2003\u3000 ",
+    "inner spaces": "so     many      spaces   between     words",
+    "outer spaces": "   trimmed on both sides   ",
+    "dot": ".",
+    "dots": "." * 300,
+    # long
+    "5,000 characters": (LONG_ENGLISH * 30)[:5000],
+    "5,000 characters, chinese": (CHINESE * 200)[:5000],
+    "5,000 characters, one word": "ab" * 2500,
+    "over 512 tokens": "word " * 700,
+    "over 512 tokens, code": "x = [i ** 2 for i in range(10) if i % 3 != 1]\n" * 60,
+    "over 512 tokens, question last": LONG_ENGLISH * 15 + "Who is Mrs Aldous?",
+    # emoji and other signs
+    "emoji": "Reply only with emoji: how do you feel about Mondays? 😀😭🔥",
+    "emoji joined": "👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇩🇪🇯🇵",
+    "emoji only": "🎉🎉🎉",
+    "astral": "𝐁𝐨𝐥𝐝 𝓼𝓬𝓻𝓲𝓹𝓽 𝔣𝔯𝔞𝔨𝔱𝔲𝔯 𝟘𝟙𝟚",
+    "box drawing": "┌──┐\n│ab│\n└──┘ ░▒▓█",
+    # control, zero-width and compatibility characters
+    "control": "alpha\x00beta\x01\x02gamma\x07delta\x1b[31mred\x1b[0m\x7f",
+    "control, latin": "next\x85line\x8f\x9fend",
+    "zero width": "zero\u200bwidth\u200cjoin\u200der\u2060word\ufeffmark",
+    "direction": "\u202eright to left\u202c \u200fmark\u200e",
+    "soft hyphen": "extra\u00adordinary non\u00a0breaking thin\u2009space",
+    "separators": "line\u2028paragraph\u2029end\x0bvertical\x0cform",
+    "full width": "（全角）！？，。：；「引号」【方括号】１２３ＡＢＣ",
+    "half width": "ﾊﾝｶｸ ｶﾅ ｶﾞ ﾊﾟ",
+    "compatibility": "ﬁnancial ﬂow ½ ① Ⅳ ㎏ ℡ ™ … ㍻ ﷺ",
+    "superscripts": "x² + y³ = z⁴; H₂O; 10⁻⁷",
+    "quotes": "“curly” ‘single’ «guillemets» „low“ ‹angle›",
+    "replacement": "broken \ufffd bytes \ufffd\ufffd",
+    "underscore": "▁already▁marked▁words▁",
+    "private use": "icon \ue000 and noncharacter \uffff \U0010ffff",
+    # special tokens in the text
+    "separator token": "first part [SEP] second part",
+    "all special tokens": "[CLS] [SEP] [PAD] [UNK] [MASK]",
+    "glued special tokens": "a[SEP]b[MASK]c",
+    "mask": "The capital of France is [MASK].",
+    "almost special": "[sep] [ SEP ] [SEP",
+    "other models' tokens": "<s>hello</s> <|im_start|>user <pad> [INST] x [/INST]",
+}
