@@ -43,7 +43,7 @@ _CHUNK_BYTES = 1 << 20
 _REDIRECTS = 5
 _MARGIN_BYTES = 64 << 20  # left free on the disk
 
-Progress = Callable[[int], None]  # told the bytes received; negative when some were thrown away
+Progress = Callable[[int], None]  # told the bytes that there are more than before; negative when some were thrown away
 
 
 class RemoteFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +62,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     commit: str
     files: tuple[RemoteFile, ...]
     missing: tuple[RemoteFile, ...]  # those of `files` that are not in the folder yet, or differ
-    bytes_left: int  # of the missing ones, less what an earlier, broken fetch has left
+    bytes_missing: int  # of the missing ones; the progress of a download ends there
+    bytes_left: int  # less what an earlier, broken fetch has left
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,9 +138,15 @@ class Hub:
                 commit, file = found
                 files.append(file)
         missing = tuple(file for file in files if not holds(folder / file.name, file))
-        left = sum(file.size - min(file.size, _size(_partial(folder, file))) for file in missing)
+        size = sum(file.size for file in missing)
         return Plan(
-            folder=folder, repository=repository, commit=commit, files=tuple(files), missing=missing, bytes_left=left
+            folder=folder,
+            repository=repository,
+            commit=commit,
+            files=tuple(files),
+            missing=missing,
+            bytes_missing=size,
+            bytes_left=size - sum(min(file.size, _size(_partial(folder, file))) for file in missing),
         )
 
     def text(self, plan: Plan, name: str) -> str | None:
@@ -207,6 +214,7 @@ class Hub:
     def _receive(self, url: str, file: RemoteFile, grown: Path, progress: Progress) -> None:
         failures = 0
         grown.touch()
+        progress(_size(grown))
         while (had := _size(grown)) < file.size:
             try:
                 self._receive_once(url, file, grown, progress)
@@ -225,7 +233,7 @@ class Hub:
                 had = 0
             with grown.open("r+b" if had else "wb") as out:
                 out.seek(had)
-                for chunk in response.iter_bytes(_CHUNK_BYTES):
+                for chunk in response.iter_bytes():
                     out.write(chunk)
                     progress(len(chunk))
                     if out.tell() > file.size:
@@ -313,7 +321,9 @@ class Hub:
 
     def _pause(self, failures: int, error: _Interrupted, kept: str) -> None:
         if failures > len(self._pauses):
-            raise DownloadFailed(f"{self.endpoint} cannot be read: {error}. Tried {failures} times.{kept}") from error
+            raise DownloadFailed(
+                f"{self.endpoint} cannot be read: {str(error).rstrip('.')}. Attempts: {failures}.{kept}"
+            ) from error
         if failures:
             time.sleep(max(self._pauses[failures - 1], error.pause_s))
 
