@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from dataclasses import dataclass
 
 import msgspec
 
@@ -17,7 +18,6 @@ from service.profiles import estimated_tokens
 from service.quality import Finding
 from service.quality.examine import examine, reward_of
 from service.replies import Said, exchange_of, said_in_stream
-from service.settings import Quality
 from service.setup import Setup
 from service.wire import ChatRequest, Usage
 
@@ -27,7 +27,7 @@ HEURISTICS_SOURCE = "heuristics"
 QUALITY_METRIC = "quality"
 _LARGE_STREAM = 100_000  # bytes of events from which a stream's copy is read in a thread: about 0.4 ms of work
 _LARGE_REPLY = 8_000  # characters from which the heuristics read a reply in a thread: likewise
-_SAY_NOTHING_OF_QUALITY = frozenset({"cancelled", "rejected", "credentials", "unknown_model"})
+_SAY_NOTHING_OF_QUALITY = frozenset({"cancelled", "rejected", "credentials", "unknown_model", "unsupported"})
 
 
 def usage_of(said: Said, decision: Decision) -> Usage:
@@ -63,69 +63,63 @@ def cost_of(setup: Setup, arm: str, usage: Usage) -> float:
     return call_cost(model, usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
 
 
-async def settle(
-    parts: Parts,
-    setup: Setup,
-    request: ChatRequest,
-    decision: Decision,
-    attempts: list[Attempt],
-    said: Said | bytes,
-    *,
-    stored: bool,
-) -> None:
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A request that is over: its reply has left, or it never got one."""
+
+    setup: Setup
+    request: ChatRequest
+    decision: Decision
+    attempts: list[Attempt]  # none, when the client went away before the first
+    stored: bool  # whether the decision was committed
+
+
+async def settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
     """Store the attempts, examine the reply and learn from it. `said` is the reply, or the copy of a stream."""
+    if not ended.attempts:
+        return
     try:
-        await _settle(parts, setup, request, decision, attempts, said, stored=stored)
+        await _settle(parts, ended, said)
     except StorageUnavailable:
-        log.warning("what followed decision %s was not stored: the database takes no writes", decision.id)
+        log.warning("what followed decision %s was not stored: the database takes no writes", ended.decision.id)
         parts.metrics.learner_error("store")
     except Exception:  # learning may never break serving; what failed is counted and shown
-        log.exception("what followed decision %s failed", decision.id)
+        log.exception("what followed decision %s failed", ended.decision.id)
         parts.metrics.learner_error("settle")
 
 
-async def _settle(
-    parts: Parts,
-    setup: Setup,
-    request: ChatRequest,
-    decision: Decision,
-    attempts: list[Attempt],
-    said: Said | bytes,
-    *,
-    stored: bool,
-) -> None:
+async def _settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
     if isinstance(said, bytes):
         said = await asyncio.to_thread(said_in_stream, said) if len(said) > _LARGE_STREAM else said_in_stream(said)
-    last = attempts[-1]
+    decision, last = ended.decision, ended.attempts[-1]
     rows = []
-    for attempt in attempts:
+    for attempt in ended.attempts:
         usage = usage_of(said, decision) if attempt is last and (attempt.outcome == "ok" or said.text) else Usage()
-        cost = cost_of(setup, attempt.arm, usage)
+        cost = cost_of(ended.setup, attempt.arm, usage)
         rows.append(attempt_row(attempt, decision, usage, cost))
         parts.metrics.attempt_done(attempt, usage, cost)
         if attempt is not last:
             parts.metrics.fell_back(attempt)
-    if not stored:
+    if not ended.stored:
         return
     measurements: list[Measurement] = []
-    if setup.settings.quality.enabled:
-        measurements = await measured(parts, request, decision, attempts, said, setup.settings.quality)
+    if ended.setup.settings.quality.enabled:
+        measurements = await measured(parts, ended, said)
         if last.outcome == "ok":  # a client that tries again after a failure says nothing of the earlier reply
-            measurements += repeated(parts, request, decision, setup.settings.quality)
+            measurements += repeated(parts, ended)
     await parts.writer.add_later(rows, measurements)
 
 
-async def measured(
-    parts: Parts, request: ChatRequest, decision: Decision, attempts: list[Attempt], said: Said, quality: Quality
-) -> list[Measurement]:
+async def measured(parts: Parts, ended: Ended, said: Said) -> list[Measurement]:
     """What the heuristics say of each attempt: of a failed one that it failed, of the last one what its reply shows."""
+    quality = ended.setup.settings.quality
     measurements = []
-    for attempt in attempts:
+    for attempt in ended.attempts:
         failure = "" if attempt.outcome == "ok" else attempt.outcome
         if failure in _SAY_NOTHING_OF_QUALITY:
             continue
-        is_last = attempt is attempts[-1]
-        exchange = exchange_of(request, said if is_last else Said(), failure)
+        is_last = attempt is ended.attempts[-1]
+        exchange = exchange_of(ended.request, said if is_last else Said(), failure)
         large = len(exchange.reply) > _LARGE_REPLY
         findings = await asyncio.to_thread(examine, exchange, quality) if large else examine(exchange, quality)
         if failure and not any(finding.hard for finding in findings):
@@ -134,7 +128,7 @@ async def measured(
             parts.metrics.heuristic_fired(finding.heuristic)
         reward = reward_of(findings, quality)
         user = "" if is_last else f"step {attempt.step}"
-        measurements.append(measurement_of(decision, reward, findings, arm=attempt.arm, user=user))
+        measurements.append(measurement_of(ended.decision, reward, findings, arm=attempt.arm, user=user))
     return measurements
 
 
@@ -156,13 +150,14 @@ def measurement_of(
     )
 
 
-def repeated(parts: Parts, request: ChatRequest, decision: Decision, quality: Quality) -> list[Measurement]:
+def repeated(parts: Parts, ended: Ended) -> list[Measurement]:
     """The same user asking the same again counts against the earlier reply."""
+    decision, quality = ended.decision, ended.setup.settings.quality
     principal = decision.caller.session or decision.caller.user
     if not principal:
         return []  # one key serves many people; without a name the same question is no signal
     principal = f"{decision.caller.key_id}/{principal}"
-    repeat = parts.repeats.seen(principal, request.last_user_text, decision.id, decision.created_at)
+    repeat = parts.repeats.seen(principal, ended.request.last_user_text, decision.id, decision.created_at)
     if repeat is None:
         return []
     parts.metrics.repeated()

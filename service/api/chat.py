@@ -14,11 +14,11 @@ from msgspec import Raw
 from bandit.costs import expected_cost
 from service.api.bodies import ChatOperation, decoded_chat
 from service.complete import AllFailed, Attempt, Completed, OpenStream, complete, open_stream, relayed
-from service.decide import Decision, decide
+from service.decide import Decision
 from service.errors import StorageUnavailable, UpstreamFailure
 from service.parts import Parts
 from service.replies import Said, said_in_reply
-from service.settle import attempt_row, cost_of, settle, usage_of
+from service.settle import Ended, attempt_row, cost_of, settle, usage_of
 from service.setup import Setup
 from service.wire import ChatRequest, Fields, Usage
 
@@ -56,13 +56,11 @@ class Exchange:
         key = self.parts.keyring.allow(self.request.headers, self.request.client, "chat")
         self.chat, fields = await decoded_chat(body)
         parts = self.parts
-        decision = decide(
-            self.setup, parts.knowledge, self.chat, now=time.time(), key_id=key.id, degraded=parts.degraded
-        )
+        self.watch = DisconnectWatch(self.request)
+        decision = await self._decide(key.id)
         self.decision = decision
         self.parts.metrics.decided(decision)
         storing = parts.begin_storing(decision, self.setup)
-        self.watch = DisconnectWatch(self.request)
         try:
             if self.chat.stream:
                 return await self._stream(decision, fields, storing)
@@ -83,6 +81,19 @@ class Exchange:
             raise
         self.watch.stop()
         return answer
+
+    async def _decide(self, key_id: str) -> Decision:
+        try:
+            return await self.parts.decide(self.setup, self.chat, key_id)
+        except asyncio.CancelledError:
+            self.watch.stop()
+            if not self.watch.gone:
+                raise  # the server is stopped
+            self.watch.forgive()
+            raise UpstreamFailure("cancelled", "The client went away.", status=499) from None
+        except BaseException:
+            self.watch.stop()
+            raise
 
     async def _plain(self, decision: Decision, fields: Fields, storing: Storing) -> "PlainReply":
         completed: Completed = await complete(self.setup, self.parts.providers, decision, fields, self.attempts)
@@ -144,10 +155,13 @@ class Exchange:
             "x-armwise-policy": decision.choice.policy,
             "x-armwise-task-type": decision.profile.task_type,
             "x-armwise-tier": decision.profile.tier,
+            "x-armwise-classifier": decision.profile.classifier,
             "x-armwise-propensity": repr(decision.choice.propensity),
             "x-armwise-cost-usd": f"{cost_usd:.9f}",
             "x-armwise-overhead-ms": f"{overhead_s * 1000:.3f}",
         }
+        if decision.classified is not None and decision.classified.fallback:
+            headers["x-armwise-classifier-fallback"] = decision.classified.fallback
         if not self.stored:
             headers["x-armwise-degraded"] = "database"
         self.parts.metrics.overhead(overhead_s)
@@ -161,9 +175,7 @@ class Exchange:
         return routing
 
     async def _settle(self, said: Said | bytes) -> None:
-        await settle(
-            self.parts, self.setup, self.chat, self.decision, self.attempts, said, stored=self.stored
-        )  # fmt: skip
+        await settle(self.parts, Ended(self.setup, self.chat, self.decision, self.attempts, self.stored), said)
 
     def _settle_later(self, said: Said | bytes) -> None:
         self.parts.after_reply(self._settle(said))
@@ -184,6 +196,7 @@ def routing_of(decision: Decision) -> dict[str, object]:
         "reasoning": profile.scores.reasoning,
         "creativity": profile.scores.creativity,
         "classifier": profile.classifier,
+        "classified": decision.classified,
         "propensity": choice.propensity,
         "reason": choice.reason,
         "eligible": dict(zip(choice.arms, choice.probabilities, strict=True)),
