@@ -31,6 +31,7 @@ FailureKind = Literal[
     "malformed",  # answered, but not with a chat completion
     "credentials",  # 401, 403: our key for the provider is wrong
     "unknown_model",  # 404: the provider does not know the model we configured
+    "unsupported",  # the vendor, or LiteLLM for it, cannot do what was asked; another vendor may
     "rejected",  # any other 4xx: the request itself is at fault, another model would not help
     "cancelled",  # the client went away
 ]

@@ -28,7 +28,21 @@ def failure_of(error: BaseException, who: str, timeout_s: float, secrets: Collec
     if answer is not None:
         retry_after = answer.headers.get("retry-after")
         return refusal(who, answer.status_code, _body(answer, chain), secrets=secrets, retry_after=retry_after)
-    return _of_transport(chain, who, timeout_s, secrets) or _not_answered(chain, who, secrets)
+    return (
+        _unsupported(chain, who, secrets)
+        or _of_transport(chain, who, timeout_s, secrets)
+        or _not_answered(chain, who, secrets)
+    )
+
+
+def _unsupported(chain: list[BaseException], who: str, secrets: Collection[str]) -> UpstreamFailure | None:
+    """LiteLLM cannot ask this vendor for what the request holds, or cannot read how it streams."""
+    for each in chain:
+        if type(each).__name__ == "UnsupportedParamsError":
+            return UpstreamFailure("unsupported", f"LiteLLM, for {who}: {_first_line(each, secrets)}", status=400)
+        if isinstance(each, json.JSONDecodeError) and each.doc.lstrip().startswith("event:"):
+            return UpstreamFailure("unsupported", f"LiteLLM cannot read the streams of {who}.", status=400)
+    return None
 
 
 def _of_transport(

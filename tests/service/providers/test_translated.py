@@ -202,13 +202,23 @@ async def test_a_vendor_that_litellm_does_not_know(provider):
         assert failure.kind == "unknown_model"
 
 
-async def test_a_parameter_that_the_vendor_does_not_take_is_rejected_not_dropped(provider):
+async def test_a_parameter_that_the_vendor_does_not_take_is_not_dropped_and_another_vendor_may_take_it(provider):
     async with upstream(sends()) as server:
         model = model_at(server.url, "anthropic/claude-sonnet-4-5")
         failure = await failure_of(provider.complete(model, body(logit_bias={"1": 1})))
-    assert (failure.kind, failure.status) == ("rejected", 400)
+    assert (failure.kind, failure.status) == ("unsupported", 400)
+    assert failure.another_model_may_help
     assert "logit_bias" in failure.message
     assert server.calls == []
+
+
+async def test_a_stream_that_litellm_cannot_read_is_unsupported(provider):
+    """The `event:` lines of Cohere's second protocol; what they hold is not shown."""
+    said = b"event: content-delta\ndata: " + COHERE_PIECE.replace(b"Hel", b"secret words") + b"\n"
+    async with upstream(streams(said)) as server:
+        failure = await failure_of(read_all(provider.stream(model_at(server.url, "cohere_chat/command-r"), STREAMED)))
+    assert (failure.kind, failure.status) == ("unsupported", 400)
+    assert "secret" not in failure.message
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -510,7 +520,7 @@ async def test_cohere_streams_fail_before_their_first_word(provider, aimock):
     """LiteLLM 1.106.2 cannot read the `event:` lines of Cohere's second protocol; another model can then answer."""
     vendor = "cohere_chat/command-r"
     failure = await failure_of(anext(provider.stream(model_at(aimock + PATHS[vendor], vendor), STREAMED)))
-    assert failure.kind == "malformed"
+    assert failure.kind == "unsupported"
 
 
 @pytest.mark.peers
