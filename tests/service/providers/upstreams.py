@@ -46,6 +46,7 @@ class Upstream:
     connections: int = 0
     called: asyncio.Event = field(default_factory=asyncio.Event)
     tasks: list[asyncio.Task[None]] = field(default_factory=list)  # one per connection
+    writers: list[asyncio.StreamWriter] = field(default_factory=list)  # likewise
     left: asyncio.Event = field(default_factory=asyncio.Event)  # a client hung up on an answer that `waits`
 
     @property
@@ -57,6 +58,7 @@ class Upstream:
         """One connection."""
         self.connections += 1
         self.tasks.append(asyncio.current_task())
+        self.writers.append(writer)
         try:
             while call := await _read(reader, writer):
                 self.calls.append(call)
@@ -110,6 +112,10 @@ async def upstream(answer: Answer) -> AsyncIterator[Upstream]:
         for task in made.tasks:
             task.cancel()
         await asyncio.gather(*made.tasks)
+        for writer in made.writers:
+            writer.transport.abort()  # also with bytes that nobody reads any more
+        await asyncio.gather(*(writer.wait_closed() for writer in made.writers), return_exceptions=True)
+        await server.wait_closed()
 
 
 def head(status: int, content_type: str, *lines: str) -> bytes:
