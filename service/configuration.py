@@ -15,7 +15,7 @@ from bandit.policies import Policy
 from service.checks import check
 from service.errors import ConfigurationError
 from service.mistakes import build
-from service.settings import AnyModel, Database, ModelSection, Section, Settings
+from service.settings import AnyModel, Database, ModelSection, Retention, Section, Settings
 
 DEFAULT_FILE = Path("armwise.toml")
 # Sections and settings that are read once, at start.
@@ -108,8 +108,8 @@ def describe(settings: Settings) -> str:
         f"routing     policy {settings.routing.policy}, {_counted(settings.routing.fallbacks, 'fallback')}",
         f"quality     heuristics {heuristics}",
         f"rewards     {metrics}; taken for {settings.rewards.window_days:g} days",
-        f"logging     {settings.logging.level}, {settings.logging.format}; prompts are never stored",
-        f"retention   decisions for {settings.retention.decisions_days:g} days",
+        f"logging     {settings.logging.level}, {settings.logging.format}; prompts are never logged",
+        f"retention   decisions for {settings.retention.decisions_days:g} days; {_prompts_shown(settings.retention)}",
         "",
         *_table([_MODEL_COLUMNS, *(_model_row(model) for model in settings.models)]),
         "",
@@ -118,6 +118,12 @@ def describe(settings: Settings) -> str:
     if settings.simulated_only:
         lines += ["", "Only simulated models are configured: replies are made up. Add [[models]] for real ones."]
     return "\n".join(lines)
+
+
+def _prompts_shown(retention: Retention) -> str:
+    if not retention.prompts:
+        return "prompts are never stored"
+    return f"PROMPTS ARE STORED for {retention.prompts_days:g} days, but those of sensitive requests"
 
 
 _MODEL_COLUMNS = (

@@ -188,9 +188,11 @@ class Logging(Section, frozen=True, kw_only=True):
 
 
 class Retention(Section, frozen=True, kw_only=True):
-    """How long the log is kept. What was learned is never dropped."""
+    """What is kept, and how long. What was learned is never dropped."""
 
     decisions_days: Positive = 90.0
+    prompts: bool = False  # keep what was classified of each prompt that is not sensitive
+    prompts_days: Positive = 30.0
 
 
 class Settings(Section, frozen=True, kw_only=True):

@@ -30,7 +30,7 @@ NUMBERS = '[[policies]]\nname = "thompson"\nkind = "thompson"\n'
         ("sever = 1", "unknown key `sever` (did you mean `server`?)"),
         ("[server]\nhots = 1", "unknown key `hots` at `server` (did you mean `host`?)"),
         (NUMBERS + "flor = 0", "unknown key `flor` at `policies[0]` (did you mean `floor`?)"),
-        ("[retention]\nx = 1", "unknown key `x` at `retention` (known: `decisions_days`)"),
+        ("[retention]\nx = 1", "unknown key `x` at `retention` (known: `decisions_days`, `prompts`, `prompts_days`)"),
         ("server = 1", "`server` must be a table, found a whole number"),
         ("models = 1", "`models` must be a list, found a whole number"),
         ("models = [1]", "`models[0]` must be a table, found a whole number"),
