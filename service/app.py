@@ -23,6 +23,7 @@ from service import store
 from service.api import chat, feedback, owner, routing
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
+from service.classifiers.models import plan_of
 from service.configuration import read_settings
 from service.database import Database, migrate
 from service.errors import ArmwiseError, ConfigurationError, ErrorBody, TooLarge, error_body, http_answer
@@ -89,8 +90,10 @@ def _running(settings: Settings, config: Path | None) -> Any:
         url = database_url(settings.database, os.environ)
         await asyncio.to_thread(migrate, url)
         setup = await asyncio.to_thread(create_setup, settings)
+        plan = await asyncio.to_thread(plan_of, settings.classifier)
         database = Database(url, settings.database.pool_size)
         parts = Parts(setup, database, Knowledge(), Metrics(), config)
+        parts.classifying.take_over(plan)
         app.state.parts = parts
         await parts.writer.start()
         await parts.knowledge.refresh(parts.writer)
@@ -109,6 +112,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await parts.settled()
+            await parts.classifying.close()
             await parts.writer.close()
             await parts.providers.close()
             await database.close()
@@ -133,6 +137,7 @@ async def _refresh(parts: Parts) -> None:
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
         parts.metrics.worker_state(parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded)
+        parts.classifying.tell()
 
 
 async def _prune(parts: Parts) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -12,9 +13,11 @@ from bandit.catalogue import AnyPolicy
 from bandit.policies import Fixed, Random, Rules, StaticTier
 from bandit.thompson import Thompson
 from bandit.vocabulary import MODEL_TIERS
+from service.classifiers.choice import nvidia_lacks
 from service.mistakes import listed, suggestion
 from service.settings import (
     AnyModel,
+    ClassifierSettings,
     Cues,
     Database,
     OpenAICompatibleModel,
@@ -40,7 +43,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_names("policies", [policy.name for policy in settings.policies]),
         *_policies(settings),
         *_routing(settings),
-        *_classifier(settings),
+        *_classifier(settings.classifier, environ),
         *_heuristics(settings),
         *_rewards(settings),
     ]
@@ -217,8 +220,21 @@ def _routing(settings: Settings) -> Iterator[str]:
         yield f"`routing.policy` is `{chosen}`, which is not among `policies`{suggestion(chosen, names)}"
 
 
-def _classifier(settings: Settings) -> Iterator[str]:
-    yield from (f"`classifier.{mistake}" for mistake in _order(settings.classifier))
+def _classifier(classifier: ClassifierSettings, environ: Mapping[str, str]) -> Iterator[str]:
+    if (classifier.simple_below is None) != (classifier.medium_below is None):
+        yield "`classifier.simple_below` and `medium_below` go together: set both, or none for the classifier's own"
+    elif classifier.simple_below is not None:
+        yield from (f"`classifier.{mistake}" for mistake in _order(classifier))
+    runs = {"int8": "onnx", "bf16": "torch"}
+    backend = runs.get(classifier.precision, classifier.backend)
+    if backend != classifier.backend:
+        yield f'`classifier.precision` is "{classifier.precision}", which needs `backend = "{backend}"`'
+    if classifier.device != "cpu" and classifier.backend != "torch":
+        yield f'`classifier.device` is "{classifier.device}", which needs `backend = "torch"`'
+    if classifier.embedded_weights and not Path(classifier.embedded_weights).is_file():
+        yield f"`classifier.embedded_weights`: there is no file {classifier.embedded_weights}"
+    if classifier.kind == "nvidia" and (lacking := nvidia_lacks(classifier, environ)):
+        yield f'`classifier.kind` is "nvidia", but {lacking}'
 
 
 def _heuristics(settings: Settings) -> Iterator[str]:

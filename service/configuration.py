@@ -1,5 +1,6 @@
 """The settings file: read and checked as a whole, named by its content, described, compared."""
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -13,9 +14,10 @@ from msgspec.structs import fields
 
 from bandit.policies import Policy
 from service.checks import check
+from service.classifiers.choice import wanted_classifier
 from service.errors import ConfigurationError
 from service.mistakes import build
-from service.settings import AnyModel, Database, ModelSection, Retention, Section, Settings
+from service.settings import AnyModel, ClassifierSettings, Database, ModelSection, Retention, Section, Settings
 
 DEFAULT_FILE = Path("armwise.toml")
 # Sections and settings that are read once, at start.
@@ -93,8 +95,8 @@ def settings_version(settings: Settings) -> str:
     return blake2b(settings_content(settings).encode(), digest_size=8).hexdigest()
 
 
-def describe(settings: Settings) -> str:
-    """A readable summary of what would be served."""
+def describe(settings: Settings, environ: Mapping[str, str] = os.environ) -> str:
+    """A readable summary of what would be served on this machine."""
     server, database, quality = settings.server, settings.database, settings.quality
     off = sorted(name for name, heuristic in quality.heuristics.items() if not heuristic.enabled)
     heuristics = "off" if not quality.enabled else f"on, without {', '.join(off)}" if off else "on"
@@ -103,8 +105,8 @@ def describe(settings: Settings) -> str:
     lines = [
         f"server      http://{server.host}:{server.port}, {_counted(server.workers, 'worker')}",
         f"database    {_database_shown(database)}",
-        f"classifier  {classifier.kind}, reads {classifier.reads}, at most {classifier.max_characters:,} characters",
-        f"tiers       simple below {classifier.simple_below:g}, medium below {classifier.medium_below:g}, else complex",
+        f"classifier  {_classifier_shown(classifier, environ)}",
+        f"tiers       {_tiers_shown(classifier)}",
         f"routing     policy {settings.routing.policy}, {_counted(settings.routing.fallbacks, 'fallback')}",
         f"quality     heuristics {heuristics}",
         f"rewards     {metrics}; taken for {settings.rewards.window_days:g} days",
@@ -118,6 +120,21 @@ def describe(settings: Settings) -> str:
     if settings.simulated_only:
         lines += ["", "Only simulated models are configured: replies are made up. Add [[models]] for real ones."]
     return "\n".join(lines)
+
+
+def _classifier_shown(classifier: ClassifierSettings, environ: Mapping[str, str]) -> str:
+    wanted = wanted_classifier(classifier, environ)
+    reads = f"reads {classifier.reads}"
+    if wanted.kind == "nvidia":
+        how = f"{classifier.precision} precision on {classifier.backend}, {_counted(classifier.workers, 'worker')}"
+        return f"nvidia, {how}, {reads} ({wanted.why})"
+    return f"{wanted.kind}, {reads}, at most {classifier.max_characters:,} characters ({wanted.why})"
+
+
+def _tiers_shown(classifier: ClassifierSettings) -> str:
+    if classifier.simple_below is None or classifier.medium_below is None:
+        return "the classifier's own boundaries"
+    return f"simple below {classifier.simple_below:g}, medium below {classifier.medium_below:g}, else complex"
 
 
 def _prompts_shown(retention: Retention) -> str:

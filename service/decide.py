@@ -15,6 +15,7 @@ from bandit.policies import Policy
 from bandit.posteriors import Beliefs
 from bandit.selection import choose, seed_of
 from bandit.vocabulary import Arm, Choice, Limits, PromptProfile
+from service.classifying import Classified, Trace
 from service.errors import NoEligibleModel, NotFound
 from service.knowledge import Knowledge
 from service.profiles import needs_of, profile_of
@@ -49,6 +50,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
     namespace: str = ""  # whose posteriors it read and teaches
     config_version: str = ""
+    classified: Trace | None = None  # how the prompt was; decisions of older versions do not say
     classify_s: float = 0.0
     decide_s: float = 0.0
 
@@ -109,9 +111,10 @@ def wanted_policy(setup: Setup, model: str | None, wishes: Wishes) -> Policy | N
 
 
 def decide(
-    setup: Setup, knowledge: Knowledge, request: ChatRequest, *, now: float, key_id: str = "", degraded: bool = False
-) -> Decision:
-    """Decide which model answers `request`.
+    setup: Setup, knowledge: Knowledge, request: ChatRequest, classified: Classified, *, now: float, key_id: str = "",
+    degraded: bool = False,
+) -> Decision:  # fmt: skip
+    """Decide which model answers `request`, which was classified as `classified`.
 
     With `degraded` (the database cannot be written) learning is left out and the static tiers decide.
 
@@ -122,8 +125,9 @@ def decide(
     started = time.perf_counter()
     wishes = request.router or Wishes()
     policy = wanted_policy(setup, request.model, wishes)
-    profile = profile_of(request, setup.classifier, setup.settings.classifier)
-    classified = time.perf_counter()
+    found, trace = classified.classification, classified.trace
+    profile = profile_of(request, found, trace.tiers, setup.settings.classifier)
+    profiled = time.perf_counter()
     decision_id = new_id(now)
     caller = Caller(
         key_id=key_id, session=wishes.session or "", user=wishes.user or request.user or "", tags=wishes.tags
@@ -160,8 +164,9 @@ def decide(
         excluded=excluded,
         plan=plan,
         config_version=setup.version,
-        classify_s=classified - started,
-        decide_s=time.perf_counter() - classified,
+        classified=trace,
+        classify_s=classified.seconds + profiled - started,
+        decide_s=time.perf_counter() - profiled,
     )
 
 

@@ -18,6 +18,8 @@ from service import errors
 from service.errors import FailureKind, UpstreamFailure
 
 if TYPE_CHECKING:  # only for types: these modules are joined with this one in service.parts
+    from service.classifiers.models import Answered
+    from service.classifying import Classified
     from service.complete import Attempt
     from service.decide import Decision
     from service.wire import Usage
@@ -37,6 +39,7 @@ RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "t
 PLACES = ("store", "settle", "policy", "refresh", "fold", "prune", "other")
 EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
+CLASSIFIER_FALLBACKS = ("loading", "queue full", "deadline", "failed")
 
 _OURS: dict[type[Exception], str] = {
     errors.BadRequest: "bad_request",
@@ -55,6 +58,8 @@ ERROR_KINDS = (*get_args(FailureKind), *_OURS.values(), "internal")
 _WORK_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 # From a simulated model that answers at once to the longest replies.
 _CALL_BUCKETS = (1e-3, 5e-3, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+_PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
 _GaugeMode = Literal["livemin", "livemax", "livesum", "livemostrecent"]
@@ -102,6 +107,36 @@ class Metrics:
         self._overhead_seconds = self._work(
             "armwise_overhead_seconds", "What we added to a chat request: all of it but waiting for providers."
         )
+
+        self._classifications = self._counter(
+            "armwise_classifications", "Prompts classified, by what they were taken for.", "classifier", "task_type"
+        )
+        self._confidence = self._histogram(
+            "armwise_classifier_confidence", "Probability of the likeliest task type.", _SHARE_BUCKETS, "classifier"
+        )
+        self._classifier_fallbacks = self._counter(
+            "armwise_classifier_fallbacks", "Prompts that the small classifier took in the model's place.", "reason"
+        )
+        for reason in CLASSIFIER_FALLBACKS:
+            self._classifier_fallbacks[reason].inc(0)
+        self._lookups = self._counter(
+            "armwise_classifier_lookups", "What was known of a prompt when the model was asked.", "found"
+        )
+        self._classifier_queue = self._gauge(
+            "armwise_classifier_queue_length", "Prompts that wait for the model, all workers.", "livesum"
+        )[()]
+        self._classifier_queue_seconds = self._work(
+            "armwise_classifier_queue_seconds", "Waiting until the model began to read the prompt."
+        )
+        self._inference_seconds = self._work("armwise_classifier_inference_seconds", "One reading of the model.")
+        self._prompt_tokens = self._histogram(
+            "armwise_classifier_tokens", "Tokens of one reading of the model.", _PROMPT_BUCKETS
+        )[()]
+        self._truncated = self._counter("armwise_classifier_truncated", "Prompts longer than the model reads.")[()]
+        self._classifier_info = self._gauge(
+            "armwise_classifier_info", "Workers that classify by this classifier.", "livesum", "classifier", "state"
+        )
+        self._classifier_told: tuple[str, str] | None = None
 
         self._served = self._counter("armwise_served", "Replies given, by the model that gave them.", "model")
         self._upstream_seconds = self._histogram(
@@ -181,6 +216,39 @@ class Metrics:
         self._decide_seconds.observe(decision.decide_s)
         if decision.method == "static_fallback":
             self.learner_error("policy")
+
+    def classified(self, classified: "Classified") -> None:
+        """Count a classification: what the prompt was taken for, how surely, and by whom."""
+        found, trace = classified.classification, classified.trace
+        kind = found.classifier.partition("/")[0]
+        self._classifications[kind, found.task_type].inc()
+        self._confidence[kind].observe(max(found.task_probabilities))
+        if trace.fallback:
+            self._classifier_fallbacks[trace.fallback].inc()
+        elif trace.queue_s:
+            self._classifier_queue_seconds.observe(trace.queue_s)
+
+    def classifier_looked_up(self, found: Literal["cached", "shared", "nothing"]) -> None:
+        """Count a prompt for the model: answered before, being read for somebody else, or new."""
+        self._lookups[found].inc()
+
+    def classifier_queue(self, length: int) -> None:
+        """How many prompts wait for the model."""
+        self._classifier_queue.set(length)
+
+    def classifier_read(self, seconds: float, answered: "Answered") -> None:
+        """Count a reading of the model."""
+        self._inference_seconds.observe(seconds)
+        self._prompt_tokens.observe(answered.tokens)
+        if answered.truncated:
+            self._truncated.inc()
+
+    def classifier_serves(self, name: str, state: str) -> None:
+        """Which classifier serves now, and whether it is the one that the settings name."""
+        if self._classifier_told is not None:
+            self._classifier_info[self._classifier_told].set(0)
+        self._classifier_told = (name, state)
+        self._classifier_info[name, state].set(1)
 
     def stored(self, seconds: float) -> None:
         """How long a request waited for its decision's commit."""

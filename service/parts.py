@@ -12,15 +12,19 @@ from typing import Any
 import msgspec
 
 from service.auth import Keyring
+from service.classifiers.models import plan_of
+from service.classifying import Classifying
 from service.configuration import difference, read_settings
 from service.database import Database
-from service.decide import Decision
+from service.decide import Decision, decide, wanted_policy
 from service.errors import StorageUnavailable
 from service.knowledge import Knowledge
 from service.metrics import Metrics
+from service.profiles import text_to_classify
 from service.providers import Providers
 from service.quality.repeats import Repeats
 from service.setup import Setup, create_setup
+from service.wire import ChatRequest, Wishes
 from service.writer import Writer
 
 log = logging.getLogger("armwise")
@@ -43,6 +47,7 @@ class Parts:
         self.writer = Writer(
             database, setup.settings.database, knowledge.fold, window_s=window_s, took=metrics.committed
         )
+        self.classifying = Classifying(metrics)
         self.providers = Providers()
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)
@@ -55,6 +60,20 @@ class Parts:
     def degraded(self) -> bool:
         """True while the database takes no writes: we serve by static tiers and learn nothing."""
         return not self.writer.healthy
+
+    async def decide(self, setup: Setup, chat: ChatRequest, key_id: str) -> Decision:
+        """Classify `chat`, and decide which model answers it.
+
+        Raises:
+            NotFound: the model or policy asked for does not exist.
+            NoEligibleModel: every model is excluded; carries the reasons.
+        """
+        wanted_policy(setup, chat.model, chat.router or Wishes())  # a wrong name is refused before any work
+        settings = setup.settings.classifier
+        classified = await self.classifying.classify(text_to_classify(chat, settings), settings)
+        return decide(
+            setup, self.knowledge, chat, classified, now=time.time(), key_id=key_id, degraded=self.degraded
+        )  # fmt: skip
 
     def begin_storing(self, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
         """Start to commit a decision; None when the database takes no writes now."""
@@ -93,10 +112,12 @@ class Parts:
         """
         async with self._reloading:
             settings = await asyncio.to_thread(read_settings, self.config, os.environ)
-            setup = await asyncio.to_thread(create_setup, settings, self.setup)
+            setup = await asyncio.to_thread(create_setup, settings)
+            plan = await asyncio.to_thread(plan_of, settings.classifier)
             await self.providers.prepare(setup.models.values())
             changes = difference(self.setup.settings, settings)
             self.setup = setup
+            self.classifying.take_over(plan)
             self.writer.window_s = settings.rewards.window_days * _DAY_S
             self.repeats.window_s = settings.quality.repeat_window_s
         return changes

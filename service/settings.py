@@ -142,11 +142,22 @@ class Cues(Section, frozen=True, kw_only=True):
 class ClassifierSettings(Section, frozen=True, kw_only=True):
     """What names the task type and the prior tier of a prompt, and what it reads of a conversation."""
 
-    kind: Literal["embedded", "rules"] = "embedded"
+    kind: Literal["auto", "nvidia", "embedded", "rules"] = "auto"  # nvidia when its weights are there, else embedded
+    embedded: Literal["text", "embedding"] = "text"  # embedding: a sentence embedding, slower and better
+    embedded_weights: str = ""  # file of your own, by `armwise classifier distil`; empty: the packaged ones
     reads: Literal["last_user", "system_and_last_user", "conversation"] = "last_user"
-    max_characters: Count = 2_000  # of what is read; the head and the tail are kept
-    simple_below: NotNegative = 0.27  # complexity under this: prior tier "simple"; a third of prompts with `embedded`
-    medium_below: NotNegative = 0.33  # under this: "medium", another third; else "complex"
+    max_characters: Count = 2_000  # of what is read by `embedded` and `rules`; the head and the tail are kept
+    weights: str = "data/nvidia-classifier"  # folder of NVIDIA's model; ARMWISE_CLASSIFIER_WEIGHTS wins over it
+    backend: Literal["onnx", "torch"] = "onnx"  # what runs NVIDIA's model
+    precision: Literal["auto", "fp32", "int8", "bf16"] = "auto"  # auto: the fastest that agreed with fp32, else fp32
+    device: Literal["cpu", "cuda", "mps"] = "cpu"  # where it runs; others than cpu need the torch backend
+    workers: Annotated[int, Meta(ge=1, le=64)] = 2  # threads that run it, in each process of the service
+    queue: Count = 64  # prompts that may wait for it; with more, `embedded` answers
+    deadline_s: Positive = 0.5  # a prompt waits at most as long for it; then `embedded` answers
+    cache_entries: Annotated[int, Meta(ge=0)] = 4_096  # its answers that are kept, by the text's digest
+    token_budget: Annotated[int, Meta(ge=0, le=512)] = 0  # of head and tail it reads; 0: the first 512, as NVIDIA does
+    simple_below: NotNegative | None = None  # complexity under this: "simple"; left out: the classifier's own
+    medium_below: NotNegative | None = None  # under this: "medium", else "complex"; both or none
     cues: Cues = Cues()
 
 

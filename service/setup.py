@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from bandit.policies import Policy, StaticTier
 from bandit.vocabulary import Arm
-from service.classifiers import Classifier, create_classifier
 from service.configuration import settings_content, settings_version
 from service.settings import AnyModel, Settings
 from service.settings import Database as DatabaseSettings
@@ -23,7 +22,6 @@ class Setup:
     policies: dict[str, Policy]
     default_policy: Policy
     safe_policy: StaticTier  # decides when learning cannot
-    classifier: Classifier
 
 
 def database_url(settings: DatabaseSettings, environ: Mapping[str, str]) -> str:
@@ -37,14 +35,10 @@ def safe_policy_of(settings: Settings) -> StaticTier:
     return next(configured, StaticTier(name="static_tier"))
 
 
-def create_setup(settings: Settings, previous: Setup | None = None) -> Setup:
-    """Make settings ready. The classifier of `previous` is kept when its settings did not change."""
+def create_setup(settings: Settings) -> Setup:
+    """Make settings ready."""
     enabled = {model.name: model for model in settings.models if model.enabled}
     policies: dict[str, Policy] = {policy.name: policy for policy in settings.policies}
-    if previous is not None and previous.settings.classifier == settings.classifier:
-        classifier = previous.classifier
-    else:
-        classifier = create_classifier(settings.classifier)
     return Setup(
         settings=settings,
         version=settings_version(settings),
@@ -54,5 +48,4 @@ def create_setup(settings: Settings, previous: Setup | None = None) -> Setup:
         policies=policies,
         default_policy=policies[settings.routing.policy],
         safe_policy=safe_policy_of(settings),
-        classifier=classifier,
     )

@@ -35,7 +35,9 @@ async def ready(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     state: dict[str, Any] = {
         "status": "degraded" if parts.degraded else "ready",
         "database": "unavailable: serving by static tiers, learning nothing" if parts.degraded else "ok",
-        "classifier": setup.classifier.name,
+        "classifier": parts.classifying.serving.name,
+        "classifier_state": parts.classifying.state,
+        "classifier_why": parts.classifying.why,
         "models": list(setup.models),
         "policy": setup.default_policy.name,
         "simulated": setup.settings.simulated_only,

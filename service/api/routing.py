@@ -1,6 +1,5 @@
 """GET /v1/models and POST /v1/route: what may be asked for, and what would be chosen."""
 
-import time
 from typing import Any
 
 from litestar import Request, get, post
@@ -9,7 +8,6 @@ from litestar.params import FromPath
 from bandit.costs import expected_cost
 from service.api.bodies import ChatOperation, decoded_chat
 from service.api.chat import routing_of
-from service.decide import decide
 from service.errors import NotFound
 from service.parts import Parts
 
@@ -48,7 +46,7 @@ async def route(request: Request[Any, Any, Any]) -> dict[str, Any]:
     key = parts.keyring.allow(request.headers, request.client, "chat")
     chat, _ = await decoded_chat(await request.body())
     setup = parts.setup
-    decision = decide(setup, parts.knowledge, chat, now=time.time(), key_id=key.id, degraded=parts.degraded)
+    decision = await parts.decide(setup, chat, key.id)
     answer = routing_of(decision)
     del answer["decision_id"]  # it is not stored, so feedback could not find it
     costs = {arm.name: expected_cost(arm, decision.profile) for arm in setup.arms if arm.name in decision.choice.arms}

@@ -1,5 +1,6 @@
 """What names the task type and complexity of a prompt: the contract, and the one place that knows them all."""
 
+from pathlib import Path
 from typing import Protocol
 
 from bandit.vocabulary import Classification
@@ -25,16 +26,18 @@ class Classifier(Protocol):
 
 
 def create_classifier(settings: ClassifierSettings) -> Classifier:
-    """The classifier that the settings name."""
-    match settings.kind:
-        case "embedded":
-            from service.classifiers.embedded import Embedded  # noqa: PLC0415 - reads its weights
+    """The small classifier of these settings: alone, or beside a model that is too slow for the event loop.
 
-            return Embedded()
-        case "rules":
-            from service.classifiers.rules import KeywordRules  # noqa: PLC0415 - only when used
+    Raises:
+        ConfigurationError: its weights are damaged, or were trained for another version.
+    """
+    if settings.kind == "rules":
+        from service.classifiers.rules import KeywordRules  # noqa: PLC0415 - only when used
 
-            return KeywordRules()
+        return KeywordRules()
+    from service.classifiers.embedded import Embedded  # noqa: PLC0415 - reads its weights
+
+    return Embedded(Path(settings.embedded_weights) if settings.embedded_weights else None)
 
 
 def excerpt(text: str, max_characters: int) -> str:

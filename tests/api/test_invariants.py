@@ -193,6 +193,7 @@ POISON = st.sampled_from([0.0, -1.0, 1e-300, 1e12, 1e308, float("inf"), float("-
 
 @given(cells=st.lists(st.tuples(POISON, POISON, POISON, POISON), min_size=3, max_size=3))
 def test_the_learner_never_breaks_serving_with_any_cell(cells):
+    from service.classifying import ByLength, Classified, Trace
     from service.decide import decide
     from service.settings import Settings
     from service.setup import create_setup
@@ -206,7 +207,9 @@ def test_the_learner_never_breaks_serving_with_any_cell(cells):
             return beliefs
 
     request, _ = decode_request(msgspec.json.encode({"messages": MESSAGES}))
-    decision = decide(setup, Poisoned(), request, now=0.0)
+    found = ByLength().classify("Explain why the sky is blue.")
+    trace = Trace(classifier="length", tiers=ByLength.tiers)
+    decision = decide(setup, Poisoned(), request, Classified(found, trace), now=0.0)
     assert decision.choice.arm in setup.models
     assert decision.method in {"auto", "static_fallback"}
     assert sum(decision.choice.probabilities) == pytest.approx(1.0)

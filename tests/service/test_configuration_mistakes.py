@@ -208,7 +208,22 @@ def openai_model(**said):
             'routing.policy = "rule"',
             "`routing.policy` is `rule`, which is not among `policies` (did you mean",
         ),
-        ("classifier.simple_below = 0.7", "`classifier.simple_below` (0.7) is above `medium_below` (0."),
+        ("classifier.simple_below = 0.7", "`classifier.simple_below` and `medium_below` go together"),
+        (
+            "classifier.simple_below = 0.7\nclassifier.medium_below = 0.4",
+            "`classifier.simple_below` (0.7) is above `medium_below` (0.4)",
+        ),
+        ('classifier.precision = "bf16"', '`classifier.precision` is "bf16", which needs `backend = "torch"`'),
+        (
+            'classifier.precision = "int8"\nclassifier.backend = "torch"',
+            '`classifier.precision` is "int8", which needs `backend = "onnx"`',
+        ),
+        ('classifier.device = "cuda"', '`classifier.device` is "cuda", which needs `backend = "torch"`'),
+        ('classifier.embedded_weights = "absent"', "`classifier.embedded_weights`: there is no file absent"),
+        (
+            'classifier.kind = "nvidia"\nclassifier.weights = "absent"',
+            '`classifier.kind` is "nvidia", but there is no folder absent; `armwise classifier fetch` gets the weights',
+        ),
         ("quality.heuristics.refusals = {}", "`quality.heuristics.refusals` is no heuristic (did you mean `refusal`?)"),
         ("rewards.metrics = []", "`rewards.metrics` is empty"),
         ('rewards.metrics = [{name = "q"}, {name = "q"}]', "`rewards.metrics` has 2 entries named `q`"),

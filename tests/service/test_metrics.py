@@ -8,10 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from prometheus_client.parser import text_string_to_metric_families
 
-from bandit.vocabulary import Choice, Limits, PromptProfile
+from bandit.vocabulary import Choice, Classification, DimensionScores, Limits, PromptProfile
 from service import errors
+from service.classifiers.models import Answered
+from service.classifying import Classified, Trace
 from service.complete import Attempt
 from service.decide import Caller, Decision
 from service.metrics import ENDPOINTS, ERROR_KINDS, PLACES, RESULTS, SOURCES, STATUS_CLASSES, TOKENS, Metrics
@@ -40,11 +43,30 @@ USAGE = Usage(prompt_tokens=100, completion_tokens=20, prompt_tokens_details=Pro
 CELL = {"task_type": "Open QA", "model": "small", "mean": 0.7, "n": 12.0, "n_heuristic": 3.5}
 
 
+FOUND = Classification(
+    task_type="Open QA", task_probabilities=(0.3, 0.7), scores=DimensionScores(), complexity=0.2,
+    classifier="nvidia/0a1b2c3d/int8",
+)  # fmt: skip
+CLASSIFIED = Classified(FOUND, Trace(classifier=FOUND.classifier, tiers=(0.2, 0.4), queue_s=0.004, inference_s=0.012))
+FALLEN_BACK = Classified(
+    replace(FOUND, task_type="Unknown", classifier="embedded/1"),
+    Trace(classifier="embedded/1", tiers=(0.2, 0.4), fallback="deadline"),
+)
+
+
 def fill(metrics):
     """Use every method at least once."""
     metrics.request_done("/v1/chat/completions", 200, streamed=True, seconds=2.0)
     metrics.request_failed("/v1/chat/completions", errors.NotFound("no such model"))
     metrics.decided(decision())
+    metrics.classified(CLASSIFIED)
+    metrics.classified(FALLEN_BACK)
+    for found in ("cached", "shared", "nothing"):
+        metrics.classifier_looked_up(found)
+    metrics.classifier_queue(3)
+    metrics.classifier_read(0.012, Answered(CLASSIFIED.classification, 40, truncated=True))
+    metrics.classifier_serves("embedded/1", "loading")
+    metrics.classifier_serves("nvidia/0a1b2c3d/int8", "serving")
     metrics.stored(0.001)
     metrics.degraded()
     metrics.overhead(0.0005)
@@ -126,6 +148,27 @@ def test_a_policy_that_failed_is_a_learner_error():
     assert value(metrics, "armwise_learner_errors_total", place="policy") == 1
 
 
+def test_a_classification_is_counted_by_whose_it_is_and_what_it_says():
+    metrics = Metrics()
+    assert value(metrics, "armwise_classifier_fallbacks_total", reason="deadline") == 0
+    metrics.classified(CLASSIFIED)
+    metrics.classified(FALLEN_BACK)
+    assert value(metrics, "armwise_classifications_total", classifier="nvidia", task_type="Open QA") == 1
+    assert value(metrics, "armwise_classifications_total", classifier="embedded", task_type="Unknown") == 1
+    assert value(metrics, "armwise_classifier_confidence_bucket", classifier="nvidia", le="0.6") == 0
+    assert value(metrics, "armwise_classifier_confidence_bucket", classifier="nvidia", le="0.7") == 1
+    assert value(metrics, "armwise_classifier_fallbacks_total", reason="deadline") == 1
+    assert value(metrics, "armwise_classifier_queue_seconds_count") == 1
+
+
+def test_only_the_classifier_that_serves_now_is_told():
+    metrics = Metrics()
+    metrics.classifier_serves("embedded/1", "loading")
+    metrics.classifier_serves("nvidia/0a1b2c3d/int8", "serving")
+    assert value(metrics, "armwise_classifier_info", classifier="embedded/1", state="loading") == 0
+    assert value(metrics, "armwise_classifier_info", classifier="nvidia/0a1b2c3d/int8", state="serving") == 1
+
+
 def test_the_last_word_on_a_posterior_stands():
     metrics = Metrics()
     metrics.posteriors([CELL])
@@ -183,7 +226,7 @@ def test_no_metric_has_a_label_for_people():
     labels = {label for family in families(fill(Metrics())).values() for s in family.samples for label in s.labels}
     assert labels <= {
         "endpoint", "status", "streamed", "kind", "task_type", "model", "policy", "method", "reason", "metric",
-        "result", "source", "heuristic", "place", "version", "python", "le",
+        "result", "source", "heuristic", "place", "version", "python", "le", "classifier", "found", "state",
     }  # fmt: skip
 
 
@@ -191,7 +234,7 @@ def test_names_tell_what_they_are():
     for name, family in families(fill(Metrics())).items():
         assert name.endswith("_total") == (family.type == "counter"), name
         if family.type == "histogram":
-            assert name.endswith("_seconds"), name
+            assert name.endswith(("_seconds", "_tokens", "_confidence")), name
         assert family.documentation.endswith("."), name
         assert not re.search(r"_(ms|millis|minutes|percent|created)(_|$)", name), name
 
