@@ -13,6 +13,8 @@
     |   `-- NoEligibleModel       400  no model may serve this request; carries the reason for each
     |-- UpstreamFailure           a provider failed; keeps its status and message
     |-- DownloadFailed            a model's files could not be fetched, or are not what the hub says they are
+    |-- UnusableData              labelled prompts that cannot be learned from
+    |-- NotBetter                 a tuned model is no better than the one it began with, so it was not kept
     |-- UnusableWeights           a classifier's files are damaged or not the model they claim to be; never served
     `-- StorageUnavailable        503  the database cannot be written, so nothing may be acknowledged
 
@@ -157,6 +159,14 @@ class UpstreamFailure(ArmwiseError):
 
 class DownloadFailed(ArmwiseError):
     """A model's files could not be fetched, or what arrived is not what the hub says it is."""
+
+
+class UnusableData(ArmwiseError):
+    """Labelled prompts cannot be learned from; the message names lines and faults, never a prompt."""
+
+
+class NotBetter(ArmwiseError):
+    """A tuned model is not better than the one it began with, and was not kept; the message holds the figures."""
 
 
 class UnusableWeights(ArmwiseError):
