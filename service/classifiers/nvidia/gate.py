@@ -6,7 +6,6 @@ graph gives other numbers where the processor has no dot product for bytes.
 
 import contextlib
 import hashlib
-import os
 import platform
 import re
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.classifiers.nvidia.heads import SLICES, answer_of, probabilities_of
+from service.classifiers.nvidia.records import read_record, write_record
 from service.errors import UnusableWeights
 
 TASK_AGREEMENT = 0.99  # at least
@@ -187,18 +187,14 @@ def record(
         verdicts=tuple(verdicts),
         decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    path = _path(beside)
-    whole = path.with_name(f"{path.name}.{os.getpid()}")
-    whole.write_bytes(msgspec.json.format(msgspec.json.encode(stored), indent=2) + b"\n")
-    whole.replace(path)
+    write_record(_path(beside), stored)
     return stored
 
 
 def recorded(beside: Path, *, digest: str, backend: str, precision: str, runtime: str) -> Record | None:
     """The verdicts on an artefact, when they hold for these weights, this runtime and this kind of processor."""
-    try:
-        stored = msgspec.json.decode(_path(beside).read_bytes(), type=Record)
-    except (OSError, msgspec.DecodeError):
+    stored = read_record(_path(beside), Record)
+    if stored is None:
         return None
     asked = (digest, backend, precision, runtime, processor(), _RULES)
     held = (stored.digest, stored.backend, stored.precision, stored.runtime, stored.processor, stored.rules)

@@ -1,13 +1,14 @@
 """The terms of a model's files: shown before they are fetched, accepted once, recorded beside them."""
 
-import contextlib
 import re
 import time
 from pathlib import Path
 
 import msgspec
 
-from service.classifiers.nvidia.hub import REPOSITORY, Hub, Plan, write_json
+from service.classifiers.nvidia.fetch import REPOSITORY, Plan
+from service.classifiers.nvidia.hub import Hub
+from service.classifiers.nvidia.records import read_record, write_record
 
 ACCEPTED = "licence-accepted.json"  # beside the weights
 
@@ -40,8 +41,9 @@ def licence_of(hub: Hub, plan: Plan) -> Licence:
     """The terms of NVIDIA's repository, as known; of any other, as the head of its model card names them."""
     if plan.repository == REPOSITORY:
         return NVIDIA
-    _, _, card = (hub.text(plan, "README.md") or "").partition("---\n")
-    head = card.partition("\n---")[0]
+    has_card = any(file.name == "README.md" for file in plan.files)
+    card = hub.text(plan.repository, plan.commit, "README.md") if has_card else ""
+    head = card.partition("---\n")[2].partition("\n---")[0]
     named = dict(re.findall(r"^(license\w*):\s*(.+?)\s*$", head, re.MULTILINE))
     page = f"{hub.endpoint}/{plan.repository}"
     return Licence(
@@ -66,13 +68,12 @@ def terms(licence: Licence) -> str:
 
 def accepted(folder: Path, licence: Licence) -> bool:
     """Whether these very terms were accepted for this folder before."""
-    with contextlib.suppress(OSError, msgspec.DecodeError):
-        return msgspec.json.decode((folder / ACCEPTED).read_bytes(), type=Acceptance).licence == licence
-    return False
+    before = read_record(folder / ACCEPTED, Acceptance)
+    return before is not None and before.licence == licence
 
 
 def accept(folder: Path, licence: Licence, how: str) -> None:
     """Record that the terms were accepted."""
     folder.mkdir(parents=True, exist_ok=True)
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    write_json(folder / ACCEPTED, Acceptance(licence=licence, accepted_at=now, how=how))
+    write_record(folder / ACCEPTED, Acceptance(licence=licence, accepted_at=now, how=how))
