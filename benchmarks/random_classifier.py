@@ -11,15 +11,14 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bandit.vocabulary import TASK_TYPES
+from benchmarks.random_tokenizer import MASK, SPECIAL, pieces_for, write_tokenizer
 from service.classifiers.nvidia.geometry import DEBERTA_V3_BASE, Geometry, geometry_of_shapes, shapes_of
-from service.classifiers.nvidia.heads import HEADS
+from service.classifiers.nvidia.heads import HEADS, Head
 
 GEOMETRIES = {
     # heads = hidden / 64: told from the tensors alone, as for the real model
@@ -27,17 +26,11 @@ GEOMETRIES = {
     "small": Geometry(vocabulary=3_000, hidden=128, layers=3, heads=2, feed_forward=320, buckets=32),
     # not told from the tensors: needs a backbone_config
     "odd": Geometry(
-        vocabulary=1_111,
-        hidden=60,
-        layers=4,
-        heads=5,
-        feed_forward=100,
-        buckets=7,
-        eps=1e-5,
+        vocabulary=1_111, hidden=60, layers=4, heads=5, feed_forward=100, buckets=7, eps=1e-5,
         normalised_distances=False,
     ),
     "full": DEBERTA_V3_BASE,
-}
+}  # fmt: skip
 
 
 def build(folder: Path, geometry: Geometry | str = "tiny", *, seed: int = 0) -> Path:
@@ -47,13 +40,25 @@ def build(folder: Path, geometry: Geometry | str = "tiny", *, seed: int = 0) -> 
     _write_json(folder / "config.json", config_of(shape))
     _write_weights(folder / "model.safetensors", shape, seed)
     pieces = pieces_for(shape.vocabulary)
-    tokenizer_of(pieces).save(str(folder / "tokenizer.json"))
-    _write_json(folder / "added_tokens.json", {"[MASK]": len(pieces)})
+    write_tokenizer(folder, pieces)
+    _write_json(folder / "added_tokens.json", {MASK: len(pieces)})
+    names = dict(zip(("pad_token", "cls_token", "sep_token", "unk_token"), SPECIAL, strict=True))
+    special = {**names, "bos_token": SPECIAL[1], "eos_token": SPECIAL[2], "mask_token": MASK}
+    _write_json(folder / "special_tokens_map.json", special)
+    _write_json(
+        folder / "tokenizer_config.json",
+        {**special, "do_lower_case": False, "model_max_length": 512, "sp_model_kwargs": {}, "split_by_punct": False,
+         "tokenizer_class": "DebertaV2Tokenizer", "vocab_type": "spm"},
+    )  # fmt: skip
     return folder
 
 
 def config_of(geometry: Geometry) -> dict[str, Any]:
     """NVIDIA's custom fields; the backbone's config only where tensors do not tell it."""
+    targets = [
+        "task_type_1", "task_type_2", "task_type_prob", "creativity_scope", "reasoning", "contextual_knowledge",
+        "number_of_few_shots", "domain_knowledge", "no_label_reason", "constraint_ct", "prompt_complexity_score",
+    ]  # fmt: skip
     config: dict[str, Any] = {
         "base_model": "microsoft/DeBERTa-v3-base" if geometry == DEBERTA_V3_BASE else "armwise/random",
         "fc_dropout": 0.2,
@@ -61,11 +66,16 @@ def config_of(geometry: Geometry) -> dict[str, Any]:
         "task_type_map": {str(index): name for index, name in enumerate(TASK_TYPES)},
         "weights_map": {head.name: list(head.weights) for head in HEADS[1:]},
         "divisor_map": {head.name: head.divisor for head in HEADS[1:]},
-        "targets": [
-            "task_type_1", "task_type_2", "task_type_prob", "creativity_scope", "reasoning", "contextual_knowledge",
-            "number_of_few_shots", "domain_knowledge", "no_label_reason", "constraint_ct", "prompt_complexity_score",
-        ],
-    }  # fmt: skip
+        "targets": targets,
+        "model_output_type": {name: "string" if name in targets[:2] else "numeric" for name in targets},
+        "creativity_score_map": {"High": 0, "Low": 1, "No": 2},
+        "reasoning_map": {"No": 0, "Yes": 1, "Unknown": -1},
+        "contextual_knowledge_map": {"No": 0, "Yes": 1, "Unknown": -1},
+        "number_of_few_shots_map": {str(count): count for count in range(6)},
+        "domain_knowledge_map": {"High": 0, "Low": 1, "Medium": 2, "No": 3},
+        "no_label_reason_map": {"Unknown": 0},
+        "constraint_ct_map": {"1.0": 0, "Unknown": 1},
+    }
     if not _told_by_tensors(geometry):
         config["backbone_config"] = backbone_config_of(geometry)
     return config
@@ -111,15 +121,23 @@ def tensors(geometry: Geometry, seed: int) -> Iterator[tuple[str, np.ndarray]]:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         values = rng.standard_normal(shape, dtype=np.float32)
         if "LayerNorm" in name:
-            values *= 0.1
+            values *= 0.1 if name.endswith("weight") else 0.02
             values += 1.0 if name.endswith("weight") else 0.0
         elif name.endswith("bias"):
-            values *= 0.1
+            values *= 0.02
+            if name.startswith("head_"):
+                values += _lowering(HEADS[int(name[5])])
         elif name.startswith("head_"):
             values *= 8 / np.sqrt(geometry.hidden)
         elif len(shape) == 2 and "embeddings" not in name:
             values *= (1.5 if "query" in name or "key" in name else 1.0) / np.sqrt(shape[1])
         yield name, values
+
+
+def _lowering(head: Head) -> np.ndarray:
+    """A bias against classes of high weight, so that complexities of all tiers occur."""
+    weights = np.array(head.weights or [0] * head.size, dtype=np.float32)
+    return -3 * weights / max(1.0, weights.max())
 
 
 def _write_weights(path: Path, geometry: Geometry, seed: int) -> None:
@@ -135,44 +153,6 @@ def _write_weights(path: Path, geometry: Geometry, seed: int) -> None:
         file.write(len(raw).to_bytes(8, "little") + raw)
         for _, values in tensors(geometry, seed):
             file.write(values.data)
-
-
-def pieces_for(vocabulary: int) -> list[tuple[str, float]]:
-    """Pieces with log probabilities for a table of so many rows; like the real one it leaves the last rows unused."""
-    special = ["[PAD]", "[CLS]", "[SEP]", "[UNK]"]
-    room = vocabulary - max(1, vocabulary // 1281) - 1 - len(special)
-    characters = ["▁", *map(chr, range(33, 127))]
-    counts: dict[str, int] = {}
-    for word in " ".join(topics.values()).split():
-        marked = "▁" + word
-        for start in range(min(len(marked), 12)):
-            for stop in range(start + 2, min(len(marked), start + 16) + 1):
-                piece = marked[start:stop]
-                counts[piece] = counts.get(piece, 0) + 1
-    counts.update(dict.fromkeys(characters, 1))
-    best = sorted((piece for piece in counts if len(piece) > 1), key=lambda piece: (-counts[piece] * len(piece), piece))
-    chosen = (characters + best)[:room]
-    filler = (chr(0x4E00 + index) for index in range(room - len(chosen)))
-    total = sum(counts.values())
-    scored = [(piece, float(np.log(counts[piece] / total))) for piece in chosen]
-    return [(name, 0.0) for name in special] + scored + [(piece, -15.0) for piece in filler]
-
-
-def tokenizer_of(pieces: list[tuple[str, float]]) -> Tokenizer:
-    """The hub's pipeline over given pieces."""
-    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=3, byte_fallback=False))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Strip(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")]
-    )
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always")])
-    tokenizer.decoder = decoders.Metaspace(prepend_scheme="always")
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", 1), ("[SEP]", 2)],
-    )
-    tokenizer.add_special_tokens(["[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"])
-    return tokenizer
 
 
 def _write_json(path: Path, value: Any) -> None:
