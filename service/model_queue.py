@@ -24,8 +24,8 @@ log = logging.getLogger("armwise")
 
 FAILURES_IN_A_ROW = 5  # after as many the model rests
 REST_S = 30.0  # then one prompt tries it again
-_NICENESS = 10
-_JOIN_S = 10.0
+_NICER_BY = 10  # of 40 steps; each changes a thread's share of a busy core by about a quarter
+_JOIN_S = 10.0  # at shutdown, for what is being read
 
 Refusal = Literal["queue full", "deadline", "failed"]
 
@@ -210,7 +210,8 @@ def _digest(text: str) -> bytes:
 def lower_priority() -> None:
     """Let the other threads of this process go first. On Linux only: elsewhere a thread has no priority of its own."""
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICER_BY))
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:

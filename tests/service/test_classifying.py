@@ -1,0 +1,535 @@
+"""Classification in the service: cached, shared, bounded, in time, and honest about who answered."""
+
+import asyncio
+import logging
+import os
+import random
+import sys
+import threading
+from collections import Counter
+
+import pytest
+from msgspec.structs import replace
+
+from bandit.vocabulary import TASK_TYPES, Classification, DimensionScores
+from service import model_queue
+from service.classifiers import create_classifier
+from service.classifiers.models import READ_CHARACTERS, Answered, Plan, plan_of
+from service.classifying import Classifying
+from service.errors import ConfigurationError, UnusableWeights
+from service.metrics import Metrics
+from service.settings import ClassifierSettings
+
+SETTINGS = ClassifierSettings(kind="nvidia", workers=2, queue=4, deadline_s=30.0)
+SOON = replace(SETTINGS, deadline_s=0.02)
+SMALL = create_classifier(SETTINGS)
+
+
+class SlowModel:
+    """Reads a text when the test lets it."""
+
+    precision = "fp32"
+    tiers = (0.2, 0.4)
+
+    def __init__(self, name="nvidia/0a1b2c3d/fp32", *, held=False):
+        self.name = name
+        self.texts = []
+        self.threads = set()
+        self.broken = False
+        self.go = threading.Semaphore(0) if held else None
+
+    def cut(self, text):
+        return text[:READ_CHARACTERS]
+
+    def answer(self, text):
+        self.texts.append(text)
+        self.threads.add(threading.current_thread())
+        if self.go is not None:
+            assert self.go.acquire(timeout=20)
+        if self.broken:
+            raise RuntimeError("the model is broken")
+        found = Classification(
+            task_type="Rewrite",
+            task_probabilities=tuple(float(name == "Rewrite") for name in TASK_TYPES),
+            scores=DimensionScores(),
+            complexity=0.3,
+            classifier=self.name,
+        )
+        return Answered(found, len(text.split()) + 2, truncated=False)
+
+
+def plan(model=None, settings=SETTINGS, small=SMALL, load=None, identity=None):
+    """Settings that are served by `model`; by the small classifier alone when there is none."""
+    if model is None and load is None:
+        return Plan(settings, "embedded", "as a test says", small)
+    same = identity or (lambda: id(model))
+    return Plan(settings, "nvidia", "as a test says", small, load or (lambda: model), same)
+
+
+async def until(condition):
+    """Wait for something that threads do."""
+    async with asyncio.timeout(20):
+        while not condition():
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+async def serve():
+    """Start classifying by a plan: await serve(model). All are closed at the end."""
+    started = []
+
+    async def start(model=None, **changes):
+        classifying = Classifying(Metrics())
+        started.append((classifying, model))
+        classifying.take_over(plan(model, **changes))
+        await until(lambda: not classifying.loading)
+        return classifying
+
+    yield start
+    for classifying, model in started:
+        if model is not None and model.go is not None:
+            model.go.release(1000)
+        await classifying.close()
+        for thread in threading.enumerate():
+            assert not thread.name.startswith("classifier"), "a thread was left behind"
+
+
+def metric(classifying, name, **labels):
+    return classifying._metrics.registry.get_sample_value(f"armwise_{name}", labels)
+
+
+# Which classifier answers
+
+
+async def test_the_small_classifier_answers_at_once_and_leaves_nothing_to_wait_for(serve):
+    classifying = await serve()
+    asked = classifying.classify("Translate this into French.", SETTINGS)
+    with pytest.raises(StopIteration) as answered:  # a coroutine that never waits ends at its first step
+        asked.send(None)
+    classified = answered.value.value
+    assert classified.classification == SMALL.classify("Translate this into French.")
+    assert classified.trace.classifier == SMALL.name
+    assert classified.trace.fallback == ""
+    assert classified.trace.tiers == SMALL.tiers
+    assert classifying.state == "serving"
+
+
+async def test_the_model_answers_and_says_how(serve):
+    model = SlowModel()
+    classifying = await serve(model)
+    classified = await classifying.classify("Make this shorter.", SETTINGS)
+    assert classified.classification.classifier == classified.trace.classifier == model.name
+    assert classified.trace.precision == "fp32"
+    assert classified.trace.tokens == 5
+    assert classified.trace.tiers == (0.2, 0.4)
+    assert not classified.trace.cached
+    assert classified.seconds >= classified.trace.queue_s + classified.trace.inference_s > 0
+    assert classifying.serving is model
+    assert metric(classifying, "classifier_info", classifier=model.name, state="serving") == 1
+
+
+async def test_the_small_classifier_serves_while_the_model_is_loaded_and_until_it_is(serve):
+    loaded = threading.Event()
+    model = SlowModel()
+
+    def load():
+        assert loaded.wait(20)
+        return model
+
+    classifying = Classifying(Metrics())
+    classifying.take_over(plan(load=load))
+    classified = await classifying.classify("one", SETTINGS)
+    assert (classified.trace.classifier, classified.trace.fallback) == (SMALL.name, "loading")
+    assert classifying.state == "loading"
+    assert metric(classifying, "classifier_info", classifier=SMALL.name, state="loading") == 1
+    loaded.set()
+    await until(lambda: classifying.state == "serving")
+    classified = await classifying.classify("one", SETTINGS)
+    assert (classified.trace.classifier, classified.trace.fallback) == (model.name, "")
+    assert metric(classifying, "classifier_info", classifier=SMALL.name, state="loading") == 0
+    await classifying.close()
+
+
+@pytest.mark.parametrize("error", [UnusableWeights("model.safetensors has no head_3"), OSError("gone"), KeyError("x")])
+async def test_a_model_that_cannot_be_loaded_is_told_loudly_and_the_small_one_serves(serve, error, caplog):
+    def load():
+        raise error
+
+    classifying = await serve(load=load)
+    classified = await classifying.classify("one", SETTINGS)
+    assert (classified.trace.classifier, classified.trace.fallback) == (SMALL.name, "failed")
+    assert classifying.state == "failed"
+    assert str(error) in classifying.why
+    assert [record.levelno for record in caplog.records if str(error) in record.getMessage()][-1] == logging.ERROR
+    assert metric(classifying, "classifier_fallbacks_total", reason="failed") == 1
+    assert metric(classifying, "classifier_info", classifier=SMALL.name, state="failed") == 1
+
+
+async def test_when_even_the_small_classifier_fails_the_length_decides(serve, caplog):
+    class Broken:
+        name = "broken/1"
+        tiers = (0.2, 0.4)
+
+        def classify(self, text):
+            raise ValueError("broken")
+
+    classifying = await serve(small=Broken())
+    tiers = []
+    for words in (10, 300, 2000):
+        classified = await classifying.classify("word " * words, replace(SETTINGS, max_characters=10_000))
+        below = sum(classified.classification.complexity >= boundary for boundary in classified.trace.tiers)
+        tiers.append(below)
+        assert (classified.trace.classifier, classified.trace.fallback) == ("length", "failed")
+    assert tiers == [0, 1, 2]
+    assert "the classifier failed" in caplog.text
+
+
+async def test_boundaries_in_the_settings_are_for_the_classifier_they_name(serve):
+    model = SlowModel(held=True)
+    own = replace(SETTINGS, simple_below=0.1, medium_below=0.9)
+    classifying = await serve(model)
+    late = await classifying.classify("one", replace(own, deadline_s=0.02))
+    assert late.trace.fallback == "deadline"
+    assert late.trace.tiers == SMALL.tiers
+    model.go.release(10)
+    assert (await classifying.classify("one", own)).trace.tiers == (0.1, 0.9)
+    classifying = await serve()
+    assert (await classifying.classify("one", own)).trace.tiers == (0.1, 0.9)
+
+
+# Cache and sharing
+
+
+async def test_a_text_is_read_once_and_then_known(serve):
+    model = SlowModel()
+    classifying = await serve(model)
+    first = await classifying.classify("again", SETTINGS)
+    second = await classifying.classify("again", SETTINGS)
+    assert model.texts == ["again"]
+    assert second.classification == first.classification
+    assert second.trace.cached
+    assert second.trace.tokens == first.trace.tokens
+    assert (second.trace.queue_s, second.trace.inference_s) == (0.0, 0.0)
+    assert metric(classifying, "classifier_lookups_total", found="cached") == 1
+
+
+async def test_texts_that_differ_only_beyond_what_is_read_are_the_same_text(serve):
+    model = SlowModel()
+    classifying = await serve(model)
+    head = "word " * (READ_CHARACTERS // 5)
+    await classifying.classify(head + "one end", SETTINGS)
+    assert (await classifying.classify(head + "another end", SETTINGS)).trace.cached
+    assert len(model.texts[0]) == READ_CHARACTERS
+
+
+async def test_fifty_callers_of_one_text_share_one_reading(serve):
+    model = SlowModel(held=True)
+    classifying = await serve(model)
+    asked = [asyncio.create_task(classifying.classify("the same", SETTINGS)) for _ in range(50)]
+    await until(lambda: model.texts)
+    model.go.release()
+    answers = await asyncio.gather(*asked)
+    assert model.texts == ["the same"]
+    assert {answer.trace.classifier for answer in answers} == {model.name}
+    assert metric(classifying, "classifier_lookups_total", found="shared") == 49
+
+
+async def test_the_least_recently_asked_answers_are_forgotten_first(serve):
+    model = SlowModel()
+    classifying = await serve(model, settings=replace(SETTINGS, cache_entries=2))
+    for text in ("a", "b", "a", "c", "a", "b"):
+        await classifying.classify(text, SETTINGS)
+    assert model.texts == ["a", "b", "c", "b"]
+
+
+async def test_the_cache_holds_no_text(serve):
+    classifying = await serve(SlowModel())
+    await classifying.classify("my-secret-4711", SETTINGS)
+    queue = classifying._queue
+    assert len(queue._cache) == 1
+    assert "4711" not in repr(queue._cache)
+    assert not queue._in_flight
+    assert not queue._waiting
+
+
+@pytest.mark.parametrize("text", ["", "\ud800 alone", "\x00", "🙂" * 9000])
+async def test_any_text_can_be_asked(serve, text):
+    classifying = await serve(SlowModel())
+    assert (await classifying.classify(text, SETTINGS)).trace.fallback == ""
+
+
+# Queue, deadline, cancellation
+
+
+async def test_a_full_queue_is_answered_by_the_small_classifier_at_once(serve):
+    model = SlowModel(held=True)
+    classifying = await serve(model)
+    asked = []
+    for number in range(SETTINGS.workers + SETTINGS.queue):
+        asked.append(asyncio.create_task(classifying.classify(f"text {number}", SETTINGS)))
+        await until(lambda number=number: len(model.texts) + len(classifying._queue) == number + 1)
+        await until(lambda number=number: len(model.texts) == min(number + 1, SETTINGS.workers))
+    assert len(classifying._queue) == SETTINGS.queue
+    extra = await classifying.classify("one more", SETTINGS)
+    assert (extra.trace.classifier, extra.trace.fallback) == (SMALL.name, "queue full")
+    shared = asyncio.create_task(classifying.classify("text 5", SETTINGS))  # is in the queue already
+    await asyncio.sleep(0)
+    model.go.release(10)
+    answers = [*await asyncio.gather(*asked), await shared]
+    assert {answer.trace.classifier for answer in answers} == {model.name}
+    assert len(classifying._queue) == 0
+    assert metric(classifying, "classifier_fallbacks_total", reason="queue full") == 1
+    assert metric(classifying, "classifier_queue_length") == 0
+
+
+async def test_past_the_deadline_the_small_one_answers_and_the_late_answer_is_kept(serve):
+    model = SlowModel(held=True)
+    classifying = await serve(model)
+    late = await classifying.classify("slow", SOON)
+    assert (late.trace.classifier, late.trace.fallback) == (SMALL.name, "deadline")
+    assert late.seconds >= SOON.deadline_s
+    assert late.classification == SMALL.classify("slow")
+    assert model.texts == ["slow"]
+    model.go.release()
+    await until(lambda: not classifying._queue._in_flight)
+    assert (await classifying.classify("slow", SOON)).trace.cached
+    assert metric(classifying, "classifier_fallbacks_total", reason="deadline") == 1
+
+
+async def test_what_nobody_waits_for_any_more_is_not_read(serve):
+    model = SlowModel(held=True)
+    classifying = await serve(model, settings=replace(SETTINGS, workers=1))
+    begun = asyncio.create_task(classifying.classify("begun", SETTINGS))
+    await until(lambda: model.texts)
+    late = await classifying.classify("given up", SOON)
+    assert late.trace.fallback == "deadline"
+    cancelled = asyncio.create_task(classifying.classify("cancelled", SETTINGS))
+    await until(lambda: len(classifying._queue) == 1)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    assert len(classifying._queue) == 0
+    wanted = asyncio.create_task(classifying.classify("wanted", SETTINGS))
+    await asyncio.sleep(0)
+    model.go.release(10)
+    await asyncio.gather(begun, wanted)
+    assert model.texts == ["begun", "wanted"]
+
+
+async def test_a_caller_that_is_cancelled_takes_nothing_from_the_others(serve):
+    model = SlowModel(held=True)
+    classifying = await serve(model, settings=replace(SETTINGS, workers=1))
+    blocking = asyncio.create_task(classifying.classify("first", SETTINGS))
+    await until(lambda: model.texts)
+    first, second = (asyncio.create_task(classifying.classify("shared", SETTINGS)) for _ in range(2))
+    await until(lambda: len(classifying._queue) == 1)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    model.go.release(10)
+    assert (await second).trace.classifier == model.name
+    await blocking
+
+
+async def test_whatever_callers_do_every_one_gets_an_answer_and_nothing_is_left(serve):
+    chance = random.Random(7)
+    model = SlowModel()
+    classifying = await serve(model, settings=replace(SETTINGS, workers=3))
+    most = 0
+
+    async def call():
+        nonlocal most
+        await asyncio.sleep(chance.random() * 0.2)
+        text = f"text {chance.randrange(40)}"
+        settings = replace(SETTINGS, queue=6, deadline_s=chance.choice([0.0005, 0.005, 1.0]))
+        most = max(most, len(classifying._queue))
+        return await classifying.classify(text, settings)
+
+    calls = [asyncio.create_task(call()) for _ in range(600)]
+    for task in chance.sample(calls, 60):
+        asyncio.get_running_loop().call_later(chance.random() * 0.2, task.cancel)
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    done = [answer for answer in answers if not isinstance(answer, asyncio.CancelledError)]
+    assert all(answer.trace.classifier in {model.name, SMALL.name} for answer in done)
+    assert len(done) >= 540
+    await until(lambda: not classifying._queue._in_flight)
+    assert most <= 6
+    assert not classifying._queue._waiting
+    assert max(Counter(model.texts).values()) == 1  # the cache is large enough for all
+
+
+# Failure
+
+
+async def test_a_model_that_fails_is_counted_and_told_and_tried_again_later(serve, monkeypatch, caplog):
+    monkeypatch.setattr(model_queue, "REST_S", 0.05)
+    model = SlowModel()
+    classifying = await serve(model)
+    model.broken = True
+    for number in range(model_queue.FAILURES_IN_A_ROW):
+        assert classifying.state == "serving"
+        classified = await classifying.classify(f"text {number}", SETTINGS)
+        assert (classified.trace.classifier, classified.trace.fallback) == (SMALL.name, "failed")
+    assert classifying.state == "failed"
+    assert classifying.serving is SMALL
+    assert "in a row" in classifying.why
+    asked = len(model.texts)
+    assert (await classifying.classify("while it rests", SETTINGS)).trace.fallback == "failed"
+    assert len(model.texts) == asked
+    await asyncio.sleep(0.06)
+    model.broken = False
+    assert (await classifying.classify("tried again", SETTINGS)).trace.classifier == model.name
+    assert classifying.state == "serving"
+    assert "RuntimeError" in caplog.text
+    classifying.tell()
+    assert metric(classifying, "classifier_info", classifier=model.name, state="serving") == 1
+
+
+async def test_one_prompt_that_the_model_cannot_read_harms_no_other(serve):
+    model = SlowModel()
+    classifying = await serve(model)
+    for number in range(3 * model_queue.FAILURES_IN_A_ROW):
+        model.broken = number % 2 == 0
+        classified = await classifying.classify(f"text {number}", SETTINGS)
+        assert classified.trace.fallback == ("failed" if model.broken else "")
+    assert classifying.state == "serving"
+
+
+# Other settings
+
+
+async def test_another_model_is_swapped_in_and_no_caller_is_lost(serve):
+    old, new = SlowModel("nvidia/old/fp32", held=True), SlowModel("nvidia/new/fp32")
+    classifying = await serve(old)
+    begun = [asyncio.create_task(classifying.classify(f"text {number}", SETTINGS)) for number in range(4)]
+    await until(lambda: len(old.texts) == 2)
+    loaded = threading.Event()
+
+    def load():
+        assert loaded.wait(20)
+        return new
+
+    classifying.take_over(plan(load=load))
+    assert classifying.serving is old  # until the new one is there
+    loaded.set()
+    await until(lambda: classifying.serving is new)
+    assert (await classifying.classify("text 0", SETTINGS)).trace.classifier == new.name
+    old.go.release(10)
+    assert {answer.trace.classifier for answer in await asyncio.gather(*begun)} == {old.name}
+    assert not (await classifying.classify("text 3", SETTINGS)).trace.cached  # what the old one said is forgotten
+
+
+async def test_a_loaded_model_is_kept_while_its_settings_and_files_stay(serve):
+    loads = []
+
+    def load():
+        loads.append(SlowModel())
+        return loads[-1]
+
+    files = ["as they were"]
+    kept = plan(load=load, identity=lambda: tuple(files))
+    classifying = await serve(load=load, identity=lambda: tuple(files))
+    await classifying.classify("known", SETTINGS)
+    more = kept._replace(settings=replace(SETTINGS, workers=4, cache_entries=10))
+    classifying.take_over(more)
+    assert classifying.state == "serving"
+    assert (await classifying.classify("known", SETTINGS)).trace.cached
+    assert len(classifying._queue._threads) == 4
+    classifying.take_over(kept)
+    assert len(classifying._queue._threads) == 2
+    files.append("tuned")
+    classifying.take_over(kept)
+    await until(lambda: len(loads) == 2 and classifying.serving is loads[1])
+
+
+async def test_a_model_that_is_no_longer_wanted_is_let_go_whenever_it_was_loaded(serve):
+    late = threading.Event()
+
+    def load():
+        assert late.wait(20)
+        return SlowModel("nvidia/late/fp32")
+
+    classifying = await serve(SlowModel())
+    classifying.take_over(plan(load=load))
+    classifying.take_over(plan())
+    assert classifying.serving is SMALL
+    assert (await classifying.classify("one", SETTINGS)).trace.fallback == ""
+    late.set()
+    await until(lambda: not any(thread.name.startswith("classifier") for thread in threading.enumerate()))
+    await asyncio.sleep(0)
+    assert classifying.serving is SMALL
+
+
+async def test_a_new_model_that_cannot_be_loaded_leaves_the_old_one(serve):
+    old = SlowModel()
+    classifying = await serve(old)
+
+    def load():
+        raise UnusableWeights("model.safetensors is cut off")
+
+    classifying.take_over(plan(load=load))
+    await until(lambda: classifying.state == "failed")
+    assert classifying.serving is old
+    assert (await classifying.classify("one", SETTINGS)).trace.classifier == old.name
+    assert "cut off" in classifying.why
+
+
+async def test_closing_waits_for_what_is_read_and_drops_the_rest(serve):
+    model = SlowModel(held=True)
+    classifying = await serve(model, settings=replace(SETTINGS, workers=1))
+    begun, waiting = (asyncio.create_task(classifying.classify(text, SETTINGS)) for text in ("begun", "waiting"))
+    await until(lambda: model.texts and len(classifying._queue) == 1)
+    closing = asyncio.create_task(classifying.close())
+    assert (await waiting).trace.fallback == "failed"
+    assert not closing.done()
+    model.go.release()
+    await closing
+    assert (await begun).trace.classifier == model.name
+    assert model.texts == ["begun"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux only")
+async def test_the_event_loop_goes_first(serve):
+    model = SlowModel()
+    classifying = await serve(model)
+    await classifying.classify("one", SETTINGS)
+    own = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    reading = [os.getpriority(os.PRIO_PROCESS, thread.native_id) for thread in model.threads]
+    assert reading
+    assert all(nice > own or nice == own == 19 for nice in reading)
+
+
+# What the settings mean
+
+
+def test_auto_means_nvidia_only_when_its_weights_are_there(tmp_path):
+    folder = tmp_path / "weights"
+    settings = ClassifierSettings(weights=str(folder))
+    found = plan_of(settings, {})
+    assert found.kind == "embedded"
+    assert "armwise classifier fetch" in found.why
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    assert "model.safetensors" in plan_of(settings, {}).why
+    (folder / "model.safetensors").write_bytes(b"")
+    assert plan_of(settings, {}).kind == "nvidia"
+    assert plan_of(ClassifierSettings(weights="absent"), {"ARMWISE_CLASSIFIER_WEIGHTS": str(folder)}).kind == "nvidia"
+    assert plan_of(replace(settings, kind="embedded"), {}).kind == "embedded"
+    assert plan_of(replace(settings, kind="rules"), {}).small.name.startswith("rules/")
+
+
+def test_nvidia_by_name_without_weights_is_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match="there is no folder"):
+        plan_of(ClassifierSettings(kind="nvidia", weights=str(tmp_path / "absent")), {})
+
+
+def test_other_files_are_another_model(tmp_path):
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_text("{}")
+    settings = ClassifierSettings(weights=str(tmp_path))
+    before = plan_of(settings, {}).identity()
+    assert plan_of(replace(settings, workers=7, deadline_s=9.0, reads="conversation"), {}).identity() == before
+    assert plan_of(replace(settings, precision="fp32"), {}).identity() != before
+    assert plan_of(replace(settings, token_budget=64), {}).identity() != before
+    (tmp_path / "model.safetensors").write_text("{ }")
+    assert plan_of(settings, {}).identity() != before
