@@ -141,13 +141,14 @@ async def _refresh(parts: Parts) -> None:
 
 
 async def _prune(parts: Parts) -> None:
-    """Each hour: drop decisions that are past their retention."""
+    """Each hour: drop decisions and prompts that are past their retention."""
     while True:
-        before = time.time() - parts.setup.settings.retention.decisions_days * _DAY_S
+        now, kept = time.time(), parts.setup.settings.retention
         try:
-            await parts.writer.call(partial(store.prune, before=before))
+            await parts.writer.call(partial(store.prune, before=now - kept.decisions_days * _DAY_S))
+            await parts.writer.call(partial(store.prune_prompts, before=now - kept.prompts_days * _DAY_S))
         except Exception:  # the next hour tries again; serving goes on
-            log.exception("old decisions could not be pruned")
+            log.exception("what is past its retention could not be pruned")
             parts.metrics.learner_error("prune")
         await asyncio.sleep(_PRUNE_EVERY_S)
 

@@ -21,6 +21,7 @@ from service.errors import StorageUnavailable
 from service.knowledge import Knowledge
 from service.metrics import Metrics
 from service.profiles import text_to_classify
+from service.prompts import prompt_row
 from service.providers import Providers
 from service.quality.repeats import Repeats
 from service.setup import Setup, create_setup
@@ -75,15 +76,16 @@ class Parts:
             setup, self.knowledge, chat, classified, now=time.time(), key_id=key_id, degraded=self.degraded
         )  # fmt: skip
 
-    def begin_storing(self, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
-        """Start to commit a decision; None when the database takes no writes now."""
+    def begin_storing(self, chat: ChatRequest, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
+        """Start to commit a decision, and its prompt when that is kept; None when the database takes no writes now."""
         if decision.method == "degraded":
             return None
         if setup.version not in self._stored_configs:
             storing = self.writer.add_config(setup.version, setup.content)
             storing.add_done_callback(partial(self._config_stored, setup.version))
         version = decision.choice.beliefs_version
-        return self.writer.add_decision(decision_row(decision), (version, self.knowledge.content(version)))
+        beliefs = (version, self.knowledge.content(version))
+        return self.writer.add_decision(decision_row(decision), beliefs, prompt_row(chat, decision, setup.settings))
 
     def _config_stored(self, version: str, storing: "asyncio.Future[None]") -> None:
         if not storing.cancelled() and storing.exception() is None:

@@ -28,7 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from bandit.posteriors import CellKey, Counts, fold
 from bandit.vocabulary import Channel, PromptTier, Reward, TaskType
-from service.tables import attempts, beliefs, cells, configs, decisions, keys, rewards
+from service.tables import attempts, beliefs, cells, configs, decisions, keys, prompts, rewards
 
 RowDict = dict[str, object]
 RewardKey = tuple[str, str, str, str]  # decision_id, metric, source, user
@@ -86,6 +86,17 @@ def insert_decisions(connection: Connection, rows: Sequence[Mapping[str, object]
 def insert_attempts(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
     """Store calls to providers; those stored already are left as they are."""
     connection.execute(_insert_or_ignore(attempts, connection.dialect.name), list(rows))
+
+
+def insert_prompts(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
+    """Store prompts; those stored already are left as they are."""
+    connection.execute(_insert_or_ignore(prompts, connection.dialect.name), list(rows))
+
+
+def newest_prompts(connection: Connection, limit: int) -> list[str]:
+    """The texts of the last `limit` prompts, oldest first."""
+    newest = select(prompts.c.text).order_by(prompts.c.created_at.desc(), prompts.c.decision_id.desc()).limit(limit)
+    return list(connection.scalars(newest))[::-1]
 
 
 _set_served = (
@@ -174,6 +185,11 @@ def prune(connection: Connection, before: float) -> int:
     used = select(decisions.c.beliefs_version)
     connection.execute(delete(beliefs).where(beliefs.c.created_at < before, beliefs.c.version.not_in(used)))
     return dropped
+
+
+def prune_prompts(connection: Connection, before: float) -> int:
+    """Drop prompts older than a time; returns how many."""
+    return connection.execute(delete(prompts).where(prompts.c.created_at < before)).rowcount
 
 
 # Rewards

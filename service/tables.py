@@ -72,6 +72,16 @@ attempts = Table(
     Index(None, "started_at"),
 )
 
+# What was classified of a request, when the owner keeps prompts; pruned by its own retention, hence no foreign key.
+prompts = Table(
+    "prompts",
+    metadata,
+    Column("decision_id", String(64), primary_key=True),
+    Column("created_at", Double, nullable=False),
+    Column("text", Text, nullable=False),
+    Index(None, "created_at"),
+)
+
 # One row per measurement; a changed mind replaces it.
 rewards = Table(
     "rewards",

@@ -34,8 +34,8 @@ class _Job:
     """What one caller wants written, and the future it waits on."""
 
     __slots__ = (
-        "attempts", "beliefs", "configs", "decision", "expired", "future", "measurements", "served", "size", "then",
-        "timer", "work",
+        "attempts", "beliefs", "configs", "decision", "expired", "future", "measurements", "prompt", "served", "size",
+        "then", "timer", "work",
     )  # fmt: skip
 
     def __init__(self, future: "asyncio.Future[Any]", size: int = 1) -> None:
@@ -46,6 +46,7 @@ class _Job:
         self.configs: Mapping[str, str] = {}
         self.beliefs: Mapping[str, str] = {}
         self.decision: Mapping[str, object] | None = None
+        self.prompt: Mapping[str, object] | None = None
         self.attempts: Sequence[Mapping[str, object]] = ()
         self.served: tuple[str, str] | None = None
         self.measurements: Sequence[learn.Measurement] = ()
@@ -131,10 +132,15 @@ class Writer:
         job.configs = {version: content}
         return self._put(job)
 
-    def add_decision(self, row: Mapping[str, object], beliefs: tuple[str, str] | None = None) -> "asyncio.Future[None]":
-        """Store a decision, and (version, content) of the beliefs it was taken on."""
+    def add_decision(
+        self,
+        row: Mapping[str, object],
+        beliefs: tuple[str, str] | None = None,
+        prompt: Mapping[str, object] | None = None,
+    ) -> "asyncio.Future[None]":
+        """Store a decision, (version, content) of the beliefs it was taken on, and its prompt when that is kept."""
         job = self._job()
-        job.decision = row
+        job.decision, job.prompt = row, prompt
         if beliefs is not None and beliefs[0] not in self._stored:
             job.beliefs = dict([beliefs])
         return self._put(job)
@@ -328,6 +334,7 @@ def _apply(
     configs = {version: content for job in jobs for version, content in job.configs.items()}
     beliefs = {version: content for job in jobs for version, content in job.beliefs.items()}
     decisions = [job.decision for job in jobs if job.decision is not None]
+    prompts = [job.prompt for job in jobs if job.prompt is not None]
     attempts = [row for job in jobs for row in job.attempts]
     served = [job.served for job in jobs if job.served is not None]
     measurements = [measurement for job in jobs for measurement in job.measurements]
@@ -335,10 +342,10 @@ def _apply(
         store.insert_configs(connection, configs, now)
     if beliefs:
         store.insert_beliefs(connection, beliefs, now)
-    if decisions:
-        store.insert_decisions(connection, decisions)
-    if attempts:
-        store.insert_attempts(connection, attempts)
+    inserts = ((store.insert_decisions, decisions), (store.insert_prompts, prompts), (store.insert_attempts, attempts))
+    for insert, rows in inserts:
+        if rows:
+            insert(connection, rows)
     if served:
         store.set_served_arms(connection, served)
     outcomes: list[learn.Outcome] = []

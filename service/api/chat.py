@@ -60,7 +60,7 @@ class Exchange:
         decision = await self._decide(key.id)
         self.decision = decision
         self.parts.metrics.decided(decision)
-        storing = parts.begin_storing(decision, self.setup)
+        storing = parts.begin_storing(self.chat, decision, self.setup)
         try:
             if self.chat.stream:
                 return await self._stream(decision, fields, storing)

@@ -53,6 +53,22 @@ def test_down_with_data_in_place_and_up_again(database_url):
     assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM configs"))) == 0
 
 
+def test_taking_the_prompts_away_leaves_the_rest(database_url):
+    migrate(database_url)
+    for statement in (
+        "INSERT INTO prompts (decision_id, created_at, text) VALUES ('d', 1, 'gone')",
+        "INSERT INTO configs (version, content, created_at) VALUES ('v', 'kept', 1)",
+    ):
+        inside(database_url, lambda connection, said=statement: connection.execute(text(said)) and None, write=True)
+    downgrade(database_url, "0001")
+    names = inside(database_url, lambda connection: inspect(connection).get_table_names())
+    assert set(names) == {*metadata.tables, "alembic_version"} - {"prompts"}
+    migrate(database_url)
+    assert inside(database_url, differences) == []
+    assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM prompts"))) == 0
+    assert inside(database_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
+
+
 def migrate_with_others(url, barrier):
     barrier.wait(60)
     migrate(url)

@@ -144,6 +144,23 @@ async def test_pruning_drops_the_log_and_keeps_what_was_learned(database, decisi
     assert contents == [None, "{}", "{}"]
 
 
+async def test_prompts_have_a_retention_of_their_own(database, decision_row):
+    def work(connection):
+        rows = [{"decision_id": name, "created_at": NOON - age, "text": f"{name} 分析"} for name, age in AGES.items()]
+        store.insert_prompts(connection, rows)
+        store.insert_prompts(connection, [{**rows[0], "text": "again"}])
+        store.insert_decisions(connection, [decision_row("old", created_at=NOON - 100)])
+        store.prune(connection, NOON)  # the decision goes, its prompt stays
+        return store.newest_prompts(connection, 10), store.prune_prompts(connection, NOON - 50)
+
+    assert await database.write(work) == (["old 分析", "newer 分析", "newest 分析"], 1)
+    assert await database.read(store.newest_prompts, 10) == ["newer 分析", "newest 分析"]
+    assert await database.read(store.newest_prompts, 1) == ["newest 分析"]
+
+
+AGES = {"old": 100, "newer": 10, "newest": 0}
+
+
 async def test_contents_are_stored_once_each(database):
     await database.write(lambda connection: store.insert_beliefs(connection, {"v": "first", "w": "other"}, NOON))
     await database.write(lambda connection: store.insert_beliefs(connection, {"v": "again"}, NOON + 1))

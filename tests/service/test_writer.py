@@ -48,6 +48,14 @@ async def test_all_that_follows_one_request_is_stored(database, decision_row, at
     assert await database.read(store.config_content, "c") == "settings"
 
 
+async def test_a_prompt_is_stored_with_its_decision(database, decision_row):
+    row = {"decision_id": "d", "created_at": NOON, "text": "What is this? 这是什么"}
+    async with writing(database) as writer:
+        await writer.add_decision(decision_row("d"), None, row)
+        await writer.add_decision(decision_row("e"))
+    assert await database.read(store.newest_prompts, 9) == ["What is this? 这是什么"]
+
+
 async def test_what_waits_together_is_committed_together_in_order(database, decision_row, attempt_row):
     commits = []
     async with writing(database, commits.append) as writer:
