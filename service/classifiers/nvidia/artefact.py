@@ -12,13 +12,14 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
 from service.classifiers.nvidia.checkpoint import Checkpoint
+from service.classifiers.nvidia.records import cache_folder
 from service.errors import UnusableWeights
 
 EXPORTER = 1  # raise it when the graph or its tensors change
@@ -88,18 +89,6 @@ def _checksum(entries: dict[str, Any], blocks: Iterable[Any]) -> str:
     return total.hexdigest()
 
 
-class _Place(NamedTuple):
-    """Where artefacts of one folder of weights are looked for: beside them first."""
-
-    folders: tuple[Path, ...]
-
-    @classmethod
-    def of(cls, weights: Path) -> "_Place":
-        cache = os.environ.get("ARMWISE_CACHE")
-        general = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        return cls((weights, Path(cache) if cache else Path(general) / "armwise"))
-
-
 def artefact_name(digest: str, precision: str) -> str:
     """The name of the file, without its folder."""
     return f"armwise-{digest[:16]}-{precision}-{EXPORTER}-ort{onnxruntime.__version__}.safetensors"
@@ -108,7 +97,7 @@ def artefact_name(digest: str, precision: str) -> str:
 def artefact_path(folder: Path, digest: str, precision: str) -> Path:
     """Where the artefact of weights in `folder` is; where it would be written first, when there is none."""
     name = artefact_name(digest, precision)
-    places = [place / name for place in _Place.of(folder).folders]
+    places = [folder / name, cache_folder() / name]
     return next((path for path in places if path.is_file()), places[0] if _writable(folder) else places[1])
 
 

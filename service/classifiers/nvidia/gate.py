@@ -9,7 +9,7 @@ import hashlib
 import platform
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.classifiers.nvidia.heads import SLICES, answer_of, probabilities_of
-from service.classifiers.nvidia.records import read_record, write_record
+from service.classifiers.nvidia.records import cache_folder, read_record, write_record
 from service.errors import UnusableWeights
 
 TASK_AGREEMENT = 0.99  # at least
@@ -29,7 +29,6 @@ FEWEST_PROMPTS = 100
 PROMPTS = Path(__file__).parent / "gate_prompts.json"
 
 _RULES = 1  # raise it when what passes changes: older verdicts are then not followed
-_BATCH = 16
 
 
 class _Read(Protocol):
@@ -97,10 +96,17 @@ def packaged_prompts() -> list[str]:
     return [prompt for prompts in by_type.values() for prompt in prompts]
 
 
-def run_gate(reference: Model, candidate: Model, prompts: Sequence[str], tiers: tuple[float, float]) -> Verdict:
+def run_gate(
+    reference: Model,
+    candidate: Model,
+    prompts: Sequence[str],
+    tiers: tuple[float, float],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Verdict:
     """Compare a lower precision with fp32 of the same weights.
 
-    `tiers` are the complexities from which a prompt is medium and complex.
+    `tiers` are the complexities from which a prompt is medium and complex. `progress` is told every prompt read, by
+    either model.
 
     Raises:
         UnusableWeights: fewer than 100 different prompts: the shares would say little.
@@ -111,7 +117,7 @@ def run_gate(reference: Model, candidate: Model, prompts: Sequence[str], tiers: 
             f"The precision gate got {len(prompts)} different prompts, it needs at least {FEWEST_PROMPTS}: with fewer, "
             "one prompt more or less decides. Add prompts, or let the packaged ones decide."
         )
-    expected, found = _logits(reference, prompts), _logits(candidate, prompts)
+    expected, found = _logits(reference, prompts, progress), _logits(candidate, prompts, progress)
     complexity = np.array([answer_of(row).prompt_complexity_score for row in expected])
     shifted = np.array([answer_of(row).prompt_complexity_score for row in found])
     tasks = SLICES["task_type"]
@@ -133,15 +139,13 @@ def run_gate(reference: Model, candidate: Model, prompts: Sequence[str], tiers: 
     return msgspec.structs.replace(unjudged, passed=not unjudged.reasons)
 
 
-def _logits(model: Model, prompts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Shape (prompts, 32). Texts of similar length are read together, so that little is padded."""
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    rows: dict[int, npt.NDArray[np.float32]] = {}
-    for start in range(0, len(order), _BATCH):
-        numbers = order[start : start + _BATCH]
-        readings = model.read([prompts[number] for number in numbers])
-        rows.update(zip(numbers, (reading.logits for reading in readings), strict=True))
-    logits = np.stack([rows[number] for number in range(len(prompts))])
+def _logits(model: Model, prompts: Sequence[str], progress: Callable[[int], None]) -> npt.NDArray[np.float32]:
+    """Shape (prompts, 32). Each prompt alone, as it is served: int8 rounds by what else is in the batch."""
+    rows = []
+    for prompt in prompts:
+        rows.append(model.read([prompt])[0].logits)
+        progress(1)
+    logits = np.stack(rows)
     if not np.isfinite(logits).all():
         raise UnusableWeights("A logit is NaN or infinite: this precision cannot hold these weights.")
     return logits
@@ -177,7 +181,10 @@ def processor() -> str:
 def record(
     beside: Path, verdicts: Sequence[Verdict], *, digest: str, backend: str, precision: str, runtime: str
 ) -> Record:
-    """Store verdicts beside the artefact that they are about, in the place of older ones."""
+    """Store verdicts beside the artefact that they are about, in the place of older ones.
+
+    Where the artefact's folder cannot be written to, as in a container, they are stored in the cache folder.
+    """
     stored = Record(
         digest=digest,
         backend=backend,
@@ -187,19 +194,27 @@ def record(
         verdicts=tuple(verdicts),
         decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    write_record(_path(beside), stored)
+    first, second = _places(beside)
+    try:
+        write_record(first, stored)
+    except OSError:
+        second.parent.mkdir(parents=True, exist_ok=True)
+        write_record(second, stored)
     return stored
 
 
 def recorded(beside: Path, *, digest: str, backend: str, precision: str, runtime: str) -> Record | None:
-    """The verdicts on an artefact, when they hold for these weights, this runtime and this kind of processor."""
-    stored = read_record(_path(beside), Record)
-    if stored is None:
-        return None
+    """The newest verdicts on an artefact that hold for these weights, this runtime and this kind of processor."""
     asked = (digest, backend, precision, runtime, processor(), _RULES)
-    held = (stored.digest, stored.backend, stored.precision, stored.runtime, stored.processor, stored.rules)
-    return stored if held == asked else None
+    found = [
+        stored
+        for place in _places(beside)
+        if (stored := read_record(place, Record)) is not None
+        and (stored.digest, stored.backend, stored.precision, stored.runtime, stored.processor, stored.rules) == asked
+    ]
+    return max(found, key=lambda stored: stored.decided_at, default=None)
 
 
-def _path(beside: Path) -> Path:
-    return beside.with_name(f"{beside.name}.gate.json")
+def _places(beside: Path) -> tuple[Path, Path]:
+    name = f"{beside.name}.gate.json"
+    return beside.with_name(name), cache_folder() / name

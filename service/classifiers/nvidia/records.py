@@ -1,4 +1,4 @@
-"""Small JSON files beside a model's weights: what was fetched, accepted and measured."""
+"""Small JSON files beside a model's weights, what was fetched, accepted and measured; and where they go instead."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,12 @@ from typing import TypeVar
 import msgspec
 
 T = TypeVar("T")
+
+
+def cache_folder() -> Path:
+    """Where files about weights lie when the weights' own folder cannot be written to."""
+    ours, general = os.environ.get("ARMWISE_CACHE"), os.environ.get("XDG_CACHE_HOME")
+    return Path(ours) if ours else (Path(general) if general else Path.home() / ".cache") / "armwise"
 
 
 def write_record(path: Path, record: msgspec.Struct) -> None:
