@@ -48,7 +48,7 @@ def pipeline_of(path: Path) -> Tokenizer:
     if not pieces or unknown is None:
         raise ValueError(f"it has {len(pieces)} pieces and {'no' if unknown is None else 'an'} unknown one")
     if model_type != _UNIGRAM:
-        raise ValueError(f"it is a model of type {model_type}, expected {_UNIGRAM} (unigram)")
+        raise ValueError(f"it is a model of type {model_type!r}, expected {_UNIGRAM} (unigram)")
     pipeline = Tokenizer(models.Unigram(pieces, unk_id=unknown, byte_fallback=False))
     mapping = [normalizers.Precompiled(characters_map)] if characters_map else []
     pipeline.normalizer = normalizers.Sequence([

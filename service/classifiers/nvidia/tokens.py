@@ -11,6 +11,7 @@ from tokenizers import Tokenizer as Pipeline
 
 from service.classifiers.nvidia.geometry import POSITIONS
 from service.classifiers.nvidia.sentencepiece_file import pipeline_of
+from service.classifiers.nvidia.weights_file import refuse_pointer
 from service.errors import UnusableWeights
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -115,8 +116,7 @@ def load_tokenizer(folder: Path, vocabulary: int) -> Tokenizer:
         raise UnusableWeights(
             f"{folder} has neither {TOKENIZER_FILE} nor {PIECES_FILE}: one of them is needed. Fetch the model again."
         )
-    if path.stat().st_size < 1_000 and path.read_bytes().startswith(b"version https://git-lfs"):
-        raise UnusableWeights(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` or fetch the model.")
+    refuse_pointer(path)
     pipeline = _pipeline(path)
     _check(pipeline, path, vocabulary)
     return Tokenizer(pipeline, path)

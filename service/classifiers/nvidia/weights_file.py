@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,25 +16,35 @@ Floats = npt.NDArray[np.float32]
 _LENGTH_BYTES = 8  # of the header's length, little-endian, at the start of the file
 _MOST_HEADER_BYTES = 100_000_000  # the format's own limit
 _LFS_POINTER = b"version https://git-lfs"
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
+    "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
+}  # fmt: skip
 _BLOCK = 1 << 22  # numbers looked at together when all are checked
 
 
 class Entry(NamedTuple):
     """Where one tensor stands."""
 
+    dtype: str
     shape: tuple[int, ...]
     offset: int  # bytes from the start of the file
 
 
 class WeightsFile:
-    """Tensors of a safetensors file that holds float32 alone, mapped into memory, never copied.
+    """Tensors of a safetensors file, all of float32 but the `ignored` ones, mapped into memory and never copied.
 
     Raises UnusableWeights, naming the fault, unless the header describes the file to its last byte.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, ignored: Collection[str] = ()) -> None:
         self.path = path
-        self.entries = _entries(path)
+        self.entries = {name: entry for name, entry in _entries(path).items() if name not in ignored}
+        for name, entry in self.entries.items():
+            if entry.dtype != "F32":
+                raise UnusableWeights(
+                    f"{path}: tensor {name!r} has dtype {entry.dtype}, expected F32. Save the model in float32."
+                )
 
     def tensor(self, name: str) -> Floats:
         """A read-only view; its pages leave memory with the last view of the tensor."""
@@ -57,30 +68,33 @@ class WeightsFile:
                     )
 
 
+def refuse_pointer(path: Path) -> None:
+    """Raises UnusableWeights when Git stored the file elsewhere and left only a pointer to it."""
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise UnusableWeights(f"{path} is a Git LFS pointer, not the file: run `git lfs pull` or fetch the model.")
+
+
 def _entries(path: Path) -> dict[str, Entry]:
+    refuse_pointer(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(len(_LFS_POINTER))
-        if start == _LFS_POINTER:
-            raise UnusableWeights(
-                f"{path} is a Git LFS pointer of {size} bytes, not the weights: run `git lfs pull` or fetch the model."
-            )
-        length = int.from_bytes(start[:_LENGTH_BYTES], "little")
+        start = file.read(_LENGTH_BYTES)
+        length = int.from_bytes(start, "little")
         if size < _LENGTH_BYTES or length > _MOST_HEADER_BYTES:
             raise _not_safetensors(path, "its first 8 bytes are not the length of a header")
         if _LENGTH_BYTES + length > size:
             raise UnusableWeights(
                 f"{path} is truncated: {size} bytes, its header alone has {length}. Fetch the model again."
             )
-        file.seek(_LENGTH_BYTES)
         raw = file.read(length)
     header = _header(path, raw)
     begin = _LENGTH_BYTES + length
     entries: dict[str, Entry] = {}
     spans: list[tuple[int, int, str]] = []
     for name, described in header.items():
-        shape, (first, last) = _described(path, name, described)
-        entries[name] = Entry(shape, begin + first)
+        dtype, shape, (first, last) = _described(path, name, described)
+        entries[name] = Entry(dtype, shape, begin + first)
         spans.append((first, last, name))
     end = 0
     for first, last, name in sorted(spans):
@@ -112,22 +126,18 @@ def _header(path: Path, raw: bytes) -> dict[str, Any]:
     return header
 
 
-def _described(path: Path, name: str, described: Any) -> tuple[tuple[int, ...], tuple[int, int]]:
+def _described(path: Path, name: str, described: Any) -> tuple[str, tuple[int, ...], tuple[int, int]]:
     if not isinstance(described, dict):
         raise _not_safetensors(path, f"tensor {name!r} is described by {described!r}")
     dtype: Any = described.get("dtype")
     shape: Any = described.get("shape")
     span: Any = described.get("data_offsets")
-    if not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2):
-        raise _not_safetensors(path, f"tensor {name!r} has shape {shape!r} and data_offsets {span!r}")
-    if dtype != "F32":
-        raise UnusableWeights(
-            f"{path}: tensor {name!r} has dtype {dtype}, expected F32. Save the model in float32 (`model.float()`)."
-        )
+    if dtype not in _BITS or not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2):
+        raise _not_safetensors(path, f"tensor {name!r} has dtype {dtype!r}, shape {shape!r}, data_offsets {span!r}")
     first, last = span
-    if last - first != 4 * math.prod(shape):
-        raise _not_safetensors(path, f"tensor {name!r} of shape {shape} has {last - first} bytes")
-    return tuple(shape), (first, last)
+    if 8 * (last - first) != _BITS[dtype] * math.prod(shape):
+        raise _not_safetensors(path, f"tensor {name!r} of {dtype} and shape {shape} has {last - first} bytes")
+    return dtype, tuple(shape), (first, last)
 
 
 def _are_sizes(value: Any) -> bool:
