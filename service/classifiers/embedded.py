@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 from zlib import crc32
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 from safetensors import safe_open
 
-from bandit.vocabulary import TASK_TYPES, Classification
+from bandit.vocabulary import TASK_TYPES, Classification, DimensionScores
 from service.classifiers.keywords import RULES
 from service.classifiers.reading import HEAD_TOKENS, SIGNS, TAIL_TOKENS, ZONES, Reading, read
-from service.classifiers.rules import TIERS, classification, unknown, votes
+from service.classifiers.rules import TIERS, classification, complexity, unknown, votes
 from service.errors import ConfigurationError
 
 VERSION = 1
@@ -29,21 +30,29 @@ WEIGHTS_SHA256 = "5ac93af96305cf74cb62640bccac4dfafae3efe661aabe3795e5abf37a7399
 BUCKETS = 1 << 16
 OPENING_TOKENS = 3
 DENSE_ROWS = len(RULES) * (len(ZONES) + 1) + len(SIGNS)
+N_TYPES = len(TASK_TYPES)
+N_SCORES = len(DimensionScores.__struct_fields__)
+HIGHEST_SCORES = (1.0, 1.0, 1.0, 1.0, 1.0, 5.0)
 
 Rows = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
 
 
 class Weights(NamedTuple):
-    """The trained tables. They hold no text: words are only met as numbers of hashed rows."""
+    """The trained tables. They hold no text: words are only met as numbers of hashed rows.
 
-    hashed: npt.NDArray[np.int8]  # (BUCKETS, 12), in units of `scale`
-    scale: Floats  # (12,)
-    dense: Floats  # (DENSE_ROWS, 12): rules by zone, rules wherever they fired, signs
-    bias: Floats  # (12,), minus infinity for `Unknown`
+    A column for each of `TASK_TYPES`; where the scores were learned too, one more for each of them.
+    """
+
+    hashed: npt.NDArray[np.int8]  # (BUCKETS, 12 or 18), in units of `scale`
+    scale: Floats  # (12 or 18,)
+    dense: Floats  # (DENSE_ROWS, 12 or 18): rules by zone, rules wherever they fired, signs
+    bias: Floats  # (12 or 18,), minus infinity for `Unknown`
     votes_factor: float  # logits per vote of a rule
     temperature: float  # logits are divided by it, so that probabilities are calibrated on unseen sources
     threshold: float  # a lower highest probability is `Unknown`
+    mix: Floats | None = None  # (18, 6): what estimated scores and probabilities add to learned scores
+    tiers: tuple[float, float] = TIERS  # boundaries of the complexity that these weights give
 
 
 class Embedded:
@@ -55,25 +64,40 @@ class Embedded:
         ConfigurationError: the weights were trained for other features, or are damaged.
     """
 
-    tiers = TIERS
-
     def __init__(self, weights: Path | None = None) -> None:
         self._weights = load_weights(weights) if weights else packaged_weights()
+        self.tiers = self._weights.tiers
         own = hashlib.sha256(weights.read_bytes()).hexdigest()[:8] if weights else ""
         self.name = f"embedded/{VERSION}" + (f"/{own}" if own else "")
 
     def classify(self, text: str) -> Classification:
         """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
-        reading = read(text)
-        if not reading.readable:
+        reading, weights = read(text), self._weights
+        if not reading.readable and weights.mix is None:
             return unknown(reading, text, self.name)
-        probabilities = tuple(map(float, softmax(logits(reading, self._weights) / self._weights.temperature)))
-        return classification(reading, text, probabilities, self._weights.threshold, self.name)
+        sums = totals(reading, weights)
+        if reading.readable:
+            probabilities = tuple(map(float, softmax(sums[:N_TYPES] / weights.temperature)))
+            said = classification(reading, text, probabilities, weights.threshold, self.name)
+        else:
+            said = unknown(reading, text, self.name)
+        return said if weights.mix is None else _with_learned_scores(said, sums[N_TYPES:], weights.mix)
 
 
-def logits(reading: Reading, weights: Weights) -> npt.NDArray[np.float64]:
-    """Scores of `TASK_TYPES`, shape (12,), before the temperature."""
-    total = np.array(votes(reading)) * weights.votes_factor + weights.bias
+def _with_learned_scores(said: Classification, additions: npt.NDArray[np.float64], mix: Floats) -> Classification:
+    estimated = msgspec.structs.astuple(said.scores)
+    if not any(estimated):
+        return said  # no words
+    values = np.array([*estimated, *said.task_probabilities]) @ mix + additions
+    shares = np.clip(values, 0.0, HIGHEST_SCORES).round(4).tolist()
+    scores = DimensionScores(**dict(zip(DimensionScores.__struct_fields__, shares, strict=True)))
+    return msgspec.structs.replace(said, scores=scores, complexity=complexity(scores))
+
+
+def totals(reading: Reading, weights: Weights) -> npt.NDArray[np.float64]:
+    """Logits of `TASK_TYPES`, before the temperature; where scores were learned, their sums too. Shape (12 or 18,)."""
+    total = weights.bias.astype(np.float64)
+    total[:N_TYPES] += np.array(votes(reading)) * weights.votes_factor
     total += weights.dense[dense_rows(reading)].sum(axis=0)
     for rows in hashed_rows(reading.tokens):
         total += weights.hashed[rows].sum(axis=0, dtype=np.int32) * weights.scale / sqrt(len(rows))
@@ -162,6 +186,7 @@ def load_weights(path: Path) -> Weights:
     """
     with safe_open(path, framework="numpy") as file:
         metadata = json.loads(file.metadata()["armwise"])
+        mix = file.get_tensor("mix") if "mix" in file.keys() else None  # noqa: SIM118 - not a mapping
         weights = Weights(
             hashed=file.get_tensor("hashed"),
             scale=file.get_tensor("scale"),
@@ -170,10 +195,15 @@ def load_weights(path: Path) -> Weights:
             votes_factor=metadata["votes_factor"],
             temperature=metadata["temperature"],
             threshold=metadata["threshold"],
+            mix=mix,
+            tiers=tuple(metadata.get("tiers", TIERS)),
         )
-    shapes = (weights.hashed.shape, weights.scale.shape, weights.dense.shape, weights.bias.shape)
-    types = len(TASK_TYPES)
-    expected = ((BUCKETS, types), (types,), (DENSE_ROWS, types), (types,))
+    columns = N_TYPES if mix is None else N_TYPES + N_SCORES
+    shapes: list[tuple[int, ...]] = [getattr(weights, name).shape for name in ("hashed", "scale", "dense", "bias")]
+    expected: list[tuple[int, ...]] = [(BUCKETS, columns), (columns,), (DENSE_ROWS, columns), (columns,)]
+    if mix is not None:
+        shapes.append(mix.shape)
+        expected.append((N_SCORES + N_TYPES, N_SCORES))
     if shapes != expected or metadata["features"] != features_digest():
         message = (
             f"{path.name}: weights of shapes {shapes} for features {metadata['features'][:12]}, expected {expected} "

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 from scipy import sparse
 from scipy.optimize import minimize, minimize_scalar
+from scipy.sparse.linalg import lsmr
 from scipy.special import logsumexp
 
 from bandit.vocabulary import TASK_TYPES
@@ -23,6 +24,7 @@ from service.classifiers.reading import Reading, read
 
 N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned
 VOTES_FACTOR = 0.5
+_MIX_PENALTY = 1e-3
 DENSE_VALUE = 0.3  # of a rule or sign in training, so that the penalty binds them less than hashed rows
 
 Array = npt.NDArray[np.float64]
@@ -51,6 +53,14 @@ class Fitted(NamedTuple):
 
     table: Array  # (BUCKETS + DENSE_ROWS, 11)
     bias: Array  # (11,)
+
+
+class FittedScores(NamedTuple):
+    """What was learned of the six scores."""
+
+    table: Array  # (BUCKETS + DENSE_ROWS, 6)
+    mix: Array  # (18, 6)
+    tiers: tuple[float, float]  # boundaries of the complexity that they come to
 
 
 def examples_of(texts: Sequence[str]) -> Examples:
@@ -123,6 +133,30 @@ def fit(
     return Fitted(table, start.bias + change[-1])
 
 
+def fit_scores(
+    examples: Examples,
+    given: Array,
+    targets: Array,
+    used: npt.NDArray[np.int64],
+    tiers: tuple[float, float],
+    *,
+    penalty: float = 0.03,
+) -> FittedScores:
+    """A ridge regression of the scores on the features and on what is known of a prompt without having learned scores.
+
+    `given`, shape (n, 18), holds the estimated scores and the probabilities of the types; `targets`, shape (n, 6), the
+    true scores. `tiers` are the boundaries that go with those.
+    """
+    count = len(targets)
+    known = sparse.csr_matrix(given / np.sqrt(_MIX_PENALTY * count))
+    matrix = sparse.hstack([known, examples.features[:, used] / np.sqrt(penalty * count)]).tocsr()
+    columns = [lsmr(matrix, target / np.sqrt(count), damp=1.0, maxiter=300)[0] for target in targets.T]
+    found = np.stack(columns, axis=1)
+    table = np.zeros((embedded.BUCKETS + embedded.DENSE_ROWS, targets.shape[1]))
+    table[used] = found[given.shape[1] :] / np.sqrt(penalty)
+    return FittedScores(table, found[: given.shape[1]] / np.sqrt(_MIX_PENALTY), tiers)
+
+
 def logits_of(examples: Examples, fitted: Fitted) -> Array:
     """Scores of the eleven types, before the temperature; shape (n, 11)."""
     found: Array = examples.votes * VOTES_FACTOR + examples.features @ fitted.table + fitted.bias
@@ -158,22 +192,31 @@ def threshold_of(probabilities: Array, right: npt.NDArray[np.bool_], wrong_share
     return round(best, 2)
 
 
-def write_weights(path: Path, fitted: Fitted, *, temperature: float, threshold: float, about: Mapping[str, Any]) -> str:
+def write_weights(
+    path: Path,
+    fitted: Fitted,
+    *,
+    temperature: float,
+    threshold: float,
+    about: Mapping[str, Any],
+    scores: FittedScores | None = None,
+) -> str:
     """Write the file that `embedded.load_weights` reads: hashed rows as int8, the rest as float32; its digest.
 
     `about` says where the weights come from, such as their licence and sources.
     """
-    hashed, dense = fitted.table[: embedded.BUCKETS], fitted.table[embedded.BUCKETS :] * DENSE_VALUE
+    table = np.insert(fitted.table, N_TYPES, 0.0, axis=1)  # of `Unknown`
+    bias = np.append(fitted.bias, -np.inf)
+    if scores is not None:
+        table = np.hstack([table, scores.table])
+        bias = np.append(bias, np.zeros(scores.table.shape[1]))
+    hashed, dense = table[: embedded.BUCKETS], table[embedded.BUCKETS :] * DENSE_VALUE
     scale = np.maximum(np.abs(hashed).max(axis=0), 1e-9) / 127
-
-    def with_unknown(values: Array, fill: float = 0.0) -> Array:
-        return np.append(values, np.full((*values.shape[:-1], 1), fill), axis=-1)
-
     tensors: dict[str, npt.NDArray[Any]] = {
-        "hashed": with_unknown(np.round(hashed / scale)).astype(np.int8),
-        "scale": with_unknown(scale).astype(np.float32),
-        "dense": with_unknown(dense).astype(np.float32),
-        "bias": with_unknown(fitted.bias, -np.inf).astype(np.float32),
+        "hashed": np.round(hashed / scale).astype(np.int8),
+        "scale": scale.astype(np.float32),
+        "dense": dense.astype(np.float32),
+        "bias": bias.astype(np.float32),
     }
     metadata = {
         "version": embedded.VERSION,
@@ -183,6 +226,9 @@ def write_weights(path: Path, fitted: Fitted, *, temperature: float, threshold: 
         "threshold": threshold,
         **about,
     }
+    if scores is not None:
+        tensors["mix"] = scores.mix.astype(np.float32)
+        metadata["tiers"] = scores.tiers
     path.parent.mkdir(parents=True, exist_ok=True)
     # One key: the order of several is not fixed, and the digest should be.
     save_file(tensors, path, {"armwise": json.dumps(metadata)})
