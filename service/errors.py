@@ -166,7 +166,7 @@ class UnusableData(ArmwiseError):
 
 
 class NotBetter(ArmwiseError):
-    """A tuned model is not better than the one it began with, and was not kept; the message holds the figures."""
+    """A tuned model is not better than the one it began with, and was not kept."""
 
 
 class UnusableWeights(ArmwiseError):

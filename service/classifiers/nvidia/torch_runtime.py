@@ -126,11 +126,11 @@ class Model(nn.Module):
         return logits
 
     def project_positions(self, layers: int) -> None:
-        """Compute the position projections of the first `layers` layers once: their weights will not change."""
-        with torch.no_grad():
-            for number in range(layers):
-                layer = cast("Layer", self.layers[number])
-                layer.position_keys, layer.position_queries = layer.projected_positions(self.distances)
+        """Compute the position projections of the first `layers` layers now; those of the others at each call."""
+        for number, layer in enumerate(cast("list[Layer]", self.layers)):
+            with torch.no_grad():
+                projected = layer.projected_positions(self.distances) if number < layers else (None, None)
+            layer.position_keys, layer.position_queries = projected
 
 
 def pool(hidden: Tensor, padding: Tensor | None) -> Tensor:
@@ -262,6 +262,12 @@ class Norm(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """The weights under the names of the checkpoint."""
         return {f"{self.name}.weight": self.weight.detach(), f"{self.name}.bias": self.bias.detach()}
+
+
+def named_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """All weights in a module under the names of the checkpoint."""
+    parts = (part for part in module.modules() if isinstance(part, Linear | Norm))
+    return {name: value for part in parts for name, value in part.tensors().items()}
 
 
 def tensor(checkpoint: Checkpoint, name: str) -> Tensor:
