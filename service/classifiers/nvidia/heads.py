@@ -83,9 +83,25 @@ def probabilities_of(logits: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 def answer_of(logits: npt.ArrayLike) -> Answer:
     """What NVIDIA's code answers for the logits of one text, shape (32,)."""
-    probabilities = probabilities_of(logits).astype(np.float32)  # NVIDIA's softmax is in float32
+    return _answer(*_one(logits))
+
+
+def _one(logits: npt.ArrayLike) -> tuple[tuple[int, int], npt.NDArray[np.float64]]:
+    """The two likeliest task types of one text and all its probabilities.
+
+    By logits, as NVIDIA does: probabilities may be equal where logits still differ.
+    """
+    if (shape := np.shape(logits)) != (N_LOGITS,):
+        raise ValueError(f"logits have shape {shape}, expected ({N_LOGITS},): one text at a time")
+    tasks = np.asarray(logits, dtype=np.float32)[SLICES["task_type"]]
+    first, second = np.argsort(-tasks, kind="stable")[:2]
+    return (int(first), int(second)), probabilities_of(logits)
+
+
+def _answer(likeliest: tuple[int, int], exact: npt.NDArray[np.float64]) -> Answer:
+    probabilities = exact.astype(np.float32)  # NVIDIA's softmax is in float32
     tasks = probabilities[SLICES["task_type"]]
-    first, second = _likeliest_tasks(logits)
+    first, second = likeliest
     # NVIDIA rounds these as Python floats, but the scores as numpy floats: halves may fall to different sides.
     second_rounded = round(float(tasks[second]), 3)
     scores = {head.name: _score(head, probabilities) for head in HEADS[1:]}
@@ -114,13 +130,6 @@ def answer_of(logits: npt.ArrayLike) -> Answer:
     )
 
 
-def _likeliest_tasks(logits: npt.ArrayLike) -> tuple[int, int]:
-    """By logits, as NVIDIA does: probabilities may be equal where logits still differ."""
-    tasks = np.asarray(logits, dtype=np.float32)[SLICES["task_type"]]
-    first, second = np.argsort(-tasks, kind="stable")[:2]
-    return int(first), int(second)
-
-
 def _score(head: Head, probabilities: npt.NDArray[np.float32]) -> float:
     """The expected value of a head, never its likeliest class."""
     expected = np.sum(probabilities[SLICES[head.name]] * np.array(head.weights)) / head.divisor
@@ -136,11 +145,11 @@ def classification_of(logits: npt.ArrayLike, *, classifier: str, vector: tuple[f
 
     Task probabilities are not rounded; scores and complexity are NVIDIA's.
     """
-    answer = answer_of(logits)
-    tasks = probabilities_of(logits)[SLICES["task_type"]]
+    likeliest, probabilities = _one(logits)
+    answer = _answer(likeliest, probabilities)
     return Classification(
-        task_type=TASK_TYPES[_likeliest_tasks(logits)[0]],
-        task_probabilities=tuple(tasks.tolist()),
+        task_type=TASK_TYPES[likeliest[0]],
+        task_probabilities=tuple(probabilities[SLICES["task_type"]].tolist()),
         scores=DimensionScores(
             creativity=answer.creativity_scope,
             reasoning=answer.reasoning,

@@ -1,4 +1,4 @@
-"""NVIDIA's classifier written down slowly and plainly, from the published behaviour alone: what the fast paths must equal.
+"""NVIDIA's classifier written down slowly and plainly, from its published behaviour: what the fast paths must equal.
 
 The library's DeBERTa-v2 in float32, padded to the longest text, mean over unmasked tokens, eight linear layers, and
 the published rounding. It shares no code with the classifier that it judges.
