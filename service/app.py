@@ -37,6 +37,7 @@ from service.setup import create_setup, database_url
 log = logging.getLogger("armwise")
 
 _PRUNE_EVERY_S = 3600.0
+_LOOK_EVERY_S = 0.05
 _DAY_S = 86_400.0
 
 
@@ -99,7 +100,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
         await parts.knowledge.refresh(parts.writer)
         await reload_keys(parts)
         await parts.providers.prepare(setup.models.values())
-        loops = [asyncio.create_task(_refresh(parts)), asyncio.create_task(_prune(parts))]
+        loops = [asyncio.create_task(work(parts)) for work in (_refresh, _prune, _watch_the_loop)]
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
         gc.collect()
@@ -138,6 +139,14 @@ async def _refresh(parts: Parts) -> None:
             parts.metrics.learner_error("refresh")
         parts.metrics.worker_state(parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded)
         parts.classifying.tell()
+
+
+async def _watch_the_loop(parts: Parts) -> None:
+    """Measure what every request waits for when something holds the event loop up."""
+    while True:
+        due = time.perf_counter() + _LOOK_EVERY_S
+        await asyncio.sleep(_LOOK_EVERY_S)
+        parts.metrics.loop_late(max(time.perf_counter() - due, 0.0))
 
 
 async def _prune(parts: Parts) -> None:

@@ -8,14 +8,13 @@ import platform
 import time
 from collections.abc import Iterable
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import prometheus_client
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import Histogram
 
 from service import errors
 from service.errors import FailureKind, UpstreamFailure
+from service.instruments import Instruments
 
 if TYPE_CHECKING:  # only for types: these modules are joined with this one in service.parts
     from service.classifiers.models import Answered
@@ -23,11 +22,6 @@ if TYPE_CHECKING:  # only for types: these modules are joined with this one in s
     from service.complete import Attempt
     from service.decide import Decision
     from service.wire import Usage
-
-# A `_created` series beside each counter and histogram would half again the scrape and tells nothing we use.
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-
-Child = TypeVar("Child", bound=MetricWrapperBase)
 
 ENDPOINTS = (
     "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/decisions", "/feedback", "/stats",
@@ -58,47 +52,33 @@ ERROR_KINDS = (*get_args(FailureKind), *_OURS.values(), "internal")
 _WORK_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 # From a simulated model that answers at once to the longest replies.
 _CALL_BUCKETS = (1e-3, 5e-3, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+_LATE_BUCKETS = (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
-_GaugeMode = Literal["livemin", "livemax", "livesum", "livemostrecent"]
 
-
-class _By(dict[Any, Child]):
-    """The children of one metric by their label values: a dict look-up instead of `labels()`, four times as fast."""
-
-    def __init__(self, metric: Child) -> None:
-        super().__init__()
-        self._metric = metric
-
-    def __missing__(self, values: str | tuple[str, ...]) -> Child:
-        child = self._metric.labels(*((values,) if isinstance(values, str) else values))
-        self[values] = child
-        return child
-
-
-class Metrics:
+class Metrics(Instruments):
     """All metrics of one process. In tests every application has its own; with several workers, one each.
 
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.
     """
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
-        self._requests = self._counter(
+        super().__init__()
+        self._requests = self.counter(
             "armwise_requests", "Requests answered.", "endpoint", "status", "streamed"
         )  # fmt: skip
-        self._request_seconds = self._histogram(
+        self._request_seconds = self.histogram(
             "armwise_request_seconds", "From the request's head to the last byte of its answer.",
             _CALL_BUCKETS, "endpoint",
         )  # fmt: skip
-        self._errors = self._counter("armwise_errors", "Requests answered with an error.", "endpoint", "kind")
+        self._errors = self.counter("armwise_errors", "Requests answered with an error.", "endpoint", "kind")
 
-        self._decisions = self._counter(
+        self._decisions = self.counter(
             "armwise_decisions", "Routing decisions, by the model drawn.", "task_type", "model", "policy", "method"
         )
-        self._degraded = self._counter(
+        self._degraded = self.counter(
             "armwise_degraded_decisions", "Decisions that could not be stored, so that nothing is learned from them."
         )[()]
         self._classify_seconds = self._work("armwise_classify_seconds", "Reading the prompt and classifying it.")
@@ -108,95 +88,92 @@ class Metrics:
             "armwise_overhead_seconds", "What we added to a chat request: all of it but waiting for providers."
         )
 
-        self._classifications = self._counter(
+        self._classifications = self.counter(
             "armwise_classifications", "Prompts classified, by what they were taken for.", "classifier", "task_type"
         )
-        self._confidence = self._histogram(
+        self._confidence = self.histogram(
             "armwise_classifier_confidence", "Probability of the likeliest task type.", _SHARE_BUCKETS, "classifier"
         )
-        self._classifier_fallbacks = self._counter(
+        self._classifier_fallbacks = self.counter(
             "armwise_classifier_fallbacks", "Prompts that the small classifier took in the model's place.", "reason"
         )
         for reason in CLASSIFIER_FALLBACKS:
             self._classifier_fallbacks[reason].inc(0)
-        self._lookups = self._counter(
+        self._lookups = self.counter(
             "armwise_classifier_lookups", "What was known of a prompt when the model was asked.", "found"
         )
-        self._classifier_queue = self._gauge(
+        self._classifier_queue = self.gauge(
             "armwise_classifier_queue_length", "Prompts that wait for the model, all workers.", "livesum"
         )[()]
         self._classifier_queue_seconds = self._work(
             "armwise_classifier_queue_seconds", "Waiting until the model began to read the prompt."
         )
         self._inference_seconds = self._work("armwise_classifier_inference_seconds", "One reading of the model.")
-        self._prompt_tokens = self._histogram(
+        self._prompt_tokens = self.histogram(
             "armwise_classifier_tokens", "Tokens of one reading of the model.", _PROMPT_BUCKETS
         )[()]
-        self._truncated = self._counter("armwise_classifier_truncated", "Prompts longer than the model reads.")[()]
-        self._classifier_info = self._gauge(
+        self._truncated = self.counter("armwise_classifier_truncated", "Prompts longer than the model reads.")[()]
+        self._classifier_info = self.gauge(
             "armwise_classifier_info", "Workers that classify by this classifier.", "livesum", "classifier", "state"
         )
         self._classifier_told: tuple[str, str] | None = None
 
-        self._served = self._counter("armwise_served", "Replies given, by the model that gave them.", "model")
-        self._upstream_seconds = self._histogram(
+        self._served = self.counter("armwise_served", "Replies given, by the model that gave them.", "model")
+        self._upstream_seconds = self.histogram(
             "armwise_upstream_seconds", "A call to a provider, from start to last byte.", _CALL_BUCKETS, "model"
         )
-        self._first_token_seconds = self._histogram(
+        self._first_token_seconds = self.histogram(
             "armwise_first_token_seconds", "From the call to the first token of a stream.", _CALL_BUCKETS, "model"
         )
-        self._upstream_errors = self._counter(
+        self._upstream_errors = self.counter(
             "armwise_upstream_errors", "Calls to a provider that failed.", "model", "kind"
         )
-        self._fallbacks = self._counter(
+        self._fallbacks = self.counter(
             "armwise_fallbacks", "Times another model was tried because this one failed.", "model", "reason"
         )
-        self._tokens = self._counter(
+        self._tokens = self.counter(
             "armwise_tokens", "Tokens used; cached ones are also among the prompt's.", "model", "kind"
         )
-        self._cost = self._counter("armwise_cost_usd", "Money spent at the configured prices.", "model")
+        self._cost = self.counter("armwise_cost_usd", "Money spent at the configured prices.", "model")
 
-        self._feedback = self._counter("armwise_feedback", "Feedback received.", "metric", "result", "source")
-        self._feedback_lag = self._histogram(
+        self._feedback = self.counter("armwise_feedback", "Feedback received.", "metric", "result", "source")
+        self._feedback_lag = self.histogram(
             "armwise_feedback_lag_seconds", "From a decision to its feedback.", _LAG_BUCKETS
         )[()]
-        self._heuristics = self._counter(
+        self._heuristics = self.counter(
             "armwise_heuristics_fired", "Quality heuristics that had something against a reply.", "heuristic"
         )
-        self._repeats = self._counter("armwise_repeats", "Users who asked the same again soon after a reply.")[()]
-        self._posterior_mean = self._gauge(
+        self._repeats = self.counter("armwise_repeats", "Users who asked the same again soon after a reply.")[()]
+        self._posterior_mean = self.gauge(
             "armwise_posterior_mean", "Expected quality.", "livemostrecent", "task_type", "model"
         )
-        self._posterior_evidence = self._gauge(
+        self._posterior_evidence = self.gauge(
             "armwise_posterior_evidence", "Labels behind the expected quality; not a whole number when forgetting.",
             "livemostrecent", "task_type", "model", "kind",
         )  # fmt: skip
-        self._learner_errors = self._counter(
-            "armwise_learner_errors", "Failures of learning. Serving went on.", "place"
-        )
+        self._learner_errors = self.counter("armwise_learner_errors", "Failures of learning. Serving went on.", "place")
         for place in PLACES:
             self._learner_errors[place].inc(0)  # so that an alert sees the first one as an increase
 
-        self._snapshot = self._gauge(
+        self._snapshot = self.gauge(
             "armwise_snapshot_timestamp_seconds",
             "When the snapshot of what was learned was last known to be fresh (since 1970); the oldest of all workers.",
             "livemin",
         )[()]
-        self._queue = self._gauge(
+        self._queue = self.gauge(
             "armwise_storage_queue_length", "Writes that wait for a commit, all workers.", "livesum"
         )[()]
-        self._degraded_now = self._gauge(
+        self._degraded_now = self.gauge(
             "armwise_degraded", "1 while some worker cannot write to the database, else 0.", "livemax"
         )[()]
         self._commit_seconds = self._work("armwise_commit_seconds", "One commit of the storage writer.")
+        self._loop_delay = self.histogram(
+            "armwise_event_loop_delay_seconds", "How late the event loop is, twenty times a second.", _LATE_BUCKETS
+        )[()]
         self._snapshot.set(time.time())  # 0 would read as 50 years old until the first refresh
 
-        build = self._gauge("armwise_build_info", "Always 1.", "livemax", "version", "python")
+        build = self.gauge("armwise_build_info", "Always 1.", "livemax", "version", "python")
         build[version("armwise"), platform.python_version()].set(1)
-        if not _several_processes():
-            prometheus_client.ProcessCollector(registry=self.registry)
-            prometheus_client.PlatformCollector(registry=self.registry)
-            prometheus_client.GCCollector(registry=self.registry)
 
     def request_done(self, path: str, status: int, *, streamed: bool, seconds: float) -> None:
         """Count an answered request; `path` may be any."""
@@ -309,6 +286,10 @@ class Metrics:
         """How long one commit of the storage writer took."""
         self._commit_seconds.observe(seconds)
 
+    def loop_late(self, seconds: float) -> None:
+        """How late the event loop did what was due."""
+        self._loop_delay.observe(seconds)
+
     def worker_state(self, snapshot_age_s: float, queue_length: int, *, degraded: bool) -> None:
         """How this worker is. With several workers call it each second, so that a scrape of one tells of all."""
         self._snapshot.set(time.time() - snapshot_age_s)
@@ -323,42 +304,8 @@ class Metrics:
             self._posterior_evidence[*where, "explicit"].set(cell["n"])
             self._posterior_evidence[*where, "heuristic"].set(cell["n_heuristic"])
 
-    def exposition(self) -> tuple[bytes, str]:
-        """All metrics in Prometheus' text format, summed over the workers, and its content type. Run it in a thread."""
-        registry = self.registry
-        if _several_processes():
-            from prometheus_client.multiprocess import MultiProcessCollector  # noqa: PLC0415 - only with several workers
-
-            from service.multiprocess import forget_the_dead  # noqa: PLC0415 - likewise
-
-            forget_the_dead()
-            registry = CollectorRegistry()
-            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return prometheus_client.generate_latest(registry), prometheus_client.CONTENT_TYPE_LATEST
-
-    def _counter(self, name: str, meaning: str, *labels: str) -> _By[Counter]:
-        return _by(Counter(name, meaning, labels, registry=self.registry))
-
-    def _gauge(self, name: str, meaning: str, mode: _GaugeMode, *labels: str) -> _By[Gauge]:
-        return _by(Gauge(name, meaning, labels, registry=self.registry, multiprocess_mode=mode))
-
-    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> _By[Histogram]:
-        return _by(Histogram(name, meaning, labels, registry=self.registry, buckets=buckets))
-
     def _work(self, name: str, meaning: str) -> Histogram:
-        return self._histogram(name, meaning, _WORK_BUCKETS)[()]
-
-
-def _by(metric: Child) -> _By[Child]:
-    children = _By(metric)
-    if not metric._labelnames:  # noqa: SLF001 - without labels the metric is its own and only child
-        children[()] = metric
-    return children
-
-
-def _several_processes() -> bool:
-    """True when prometheus_client was told, at its import, to count in files."""
-    return bool(prometheus_client.values.ValueClass._multiprocess)  # noqa: SLF001 - its only word on the matter
+        return self.histogram(name, meaning, _WORK_BUCKETS)[()]
 
 
 _EXACT = {path: path for path in ENDPOINTS} | {"/v1/feedback": "/feedback"}

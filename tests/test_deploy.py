@@ -71,6 +71,9 @@ def test_the_dashboard_shows_what_an_owner_asks():
         "request_seconds_bucket", "overhead_seconds_bucket", "first_token_seconds_bucket", "upstream_seconds_bucket",
         "classify_seconds_bucket", "decide_seconds_bucket", "store_seconds_bucket", "tokens_total", "cost_usd_total",
         "feedback_total", "feedback_lag_seconds_bucket", "heuristics_fired_total", "posterior_mean",
+        "classifications_total", "classifier_confidence_bucket", "classifier_fallbacks_total",
+        "classifier_inference_seconds_bucket", "classifier_queue_seconds_bucket", "classifier_lookups_total",
+        "classifier_info", "event_loop_delay_seconds_bucket",
         "posterior_evidence", "snapshot_timestamp_seconds", "learner_errors_total", "degraded", "build_info",
     ):  # fmt: skip
         assert f"armwise_{metric}" in shown, metric
@@ -131,6 +134,9 @@ def steady(series, values):
     return {"series": series, "values": values}
 
 
+INFO = 'armwise_classifier_info{instance="a", classifier="embedded/1", '
+FALLBACKS = 'armwise_classifier_fallbacks_total{instance="a", reason='
+CLASSIFIED = 'armwise_classifications_total{instance="a", classifier="embedded", task_type="Other"}'
 CHATS = 'armwise_requests_total{instance="a", endpoint="/v1/chat/completions", streamed="false", status='
 
 
@@ -163,6 +169,22 @@ CHATS = 'armwise_requests_total{instance="a", endpoint="/v1/chat/completions", s
             "ArmwiseCredentials",
             [steady('armwise_upstream_errors_total{model="m", kind="credentials"}', "1+1x60")],
             True,
+        ),
+        ("ArmwiseClassifierFailed", [steady(INFO + 'state="failed"}', "1x60")], True),
+        (
+            "ArmwiseClassifierFailed",
+            [steady(INFO + 'state="failed"}', "0x60"), steady(INFO + 'state="serving"}', "1x60")],
+            False,
+        ),
+        (
+            "ArmwiseClassifierFallback",
+            [steady(FALLBACKS + '"deadline"}', "0+15x60"), steady(CLASSIFIED, "0+60x60")],
+            True,
+        ),
+        (
+            "ArmwiseClassifierFallback",
+            [steady(FALLBACKS + '"loading"}', "0+60x60"), steady(CLASSIFIED, "0+60x60")],
+            False,
         ),
         ("ArmwiseDegraded", [steady('armwise_degraded{instance="a"}', "1x60")], True),
         ("ArmwiseDegraded", [steady('armwise_degraded{instance="a"}', "0x60")], False),

@@ -78,6 +78,7 @@ def fill(metrics):
     metrics.repeated()
     metrics.learner_error("refresh")
     metrics.committed(0.002)
+    metrics.loop_late(0.001)
     metrics.worker_state(1.5, 3, degraded=False)
     metrics.posteriors([CELL])
     return metrics
