@@ -4,10 +4,13 @@ import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from queue import Empty, Queue
 from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
+
+from service.errors import ArmwiseError
 
 LONGEST_LINE_BYTES = 16 << 20
 WINDOW = 64  # prompts that are read ahead, and answered together
@@ -55,6 +58,17 @@ def classify_lines(source: BinaryIO, sink: BinaryIO, answer: Answer, window: int
         sink.flush()
         answered += len(lines)
     return Counts(answered, errors)
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file of such lines. Raises ArmwiseError for the first line that has none."""
+    prompts = []
+    with path.open("rb") as source:
+        for line in _lines(source):
+            if line.prompt is None:
+                raise ArmwiseError(f"{path}, line with id {line.id.decode()}: {line.error}.")
+            prompts.append(line.prompt)
+    return prompts
 
 
 def _lines(source: BinaryIO) -> Iterator[_Line]:

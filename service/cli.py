@@ -2,13 +2,13 @@
 
 import asyncio
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from service.classifier_cli import classifier, classify
 from service.errors import ArmwiseError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -47,6 +47,10 @@ class Commands(click.Group):
 @click.version_option(package_name="armwise")
 def main() -> None:
     """Route OpenAI chat calls to the right model, and learn from feedback which that is."""
+
+
+main.add_command(classify)
+main.add_command(classifier)
 
 
 def read(config: Path | None) -> "Settings":
@@ -105,38 +109,6 @@ def demo(url: str, rounds: int, feedback: bool) -> None:  # noqa: FBT001 - a fla
     from service.demo import run_demo
 
     asyncio.run(run_demo(url, rounds=rounds, feedback=feedback, api_key=os.environ.get("ARMWISE_API_KEY")))
-
-
-@main.command()
-@config_option
-@click.option(
-    "--classifier", type=click.Choice(["embedded", "rules"]), help="Default: classifier.kind of the settings."
-)
-def classify(config: Path | None, classifier: str | None) -> None:
-    r"""Classify prompts: lines {"id", "prompt"} on standard input, lines {"id", "result"} on standard output."""
-    import msgspec
-
-    from service.classifiers import create_classifier, excerpt
-
-    settings = read(config).classifier
-    if classifier:
-        settings = msgspec.structs.replace(settings, kind=classifier)
-    found = create_classifier(settings)
-    for number, line in enumerate(sys.stdin.buffer, start=1):
-        if not line.strip():
-            continue
-        try:
-            given = msgspec.json.decode(line, type=dict[str, Any])
-            text = given["prompt"]
-            if not isinstance(text, str):
-                raise TypeError(f"`prompt` is a {type(text).__name__}, expected a string")  # noqa: TRY301
-            answer: dict[str, Any] = {"id": given.get("id", number)}
-            answer["result"] = found.classify(excerpt(text, settings.max_characters))
-        except (msgspec.DecodeError, KeyError, TypeError) as error:
-            reason = "`prompt` is missing" if isinstance(error, KeyError) else str(error)
-            answer = {"id": number, "error": reason}
-        sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
-    sys.stdout.buffer.flush()
 
 
 @main.command()

@@ -1,6 +1,5 @@
 """The command line, as its user types it."""
 
-import json
 import os
 import subprocess
 import sys
@@ -77,19 +76,6 @@ def test_a_taken_port_is_a_clear_sentence(armwise):
     assert "is taken" in err
     assert "--port" in err
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("classifier", ["embedded", "rules"])
-def test_classify_answers_line_by_line_and_goes_on_after_a_bad_one(armwise, classifier):
-    lines = ['{"id": 7, "prompt": "Summarize this article."}', "{", '{"id": 8}', '{"id": 9, "prompt": ""}']
-    status, out, _ = armwise("classify", "--classifier", classifier, text="\n".join(lines))
-    answers = [json.loads(line) for line in out.splitlines()]
-    assert status == 0
-    assert [answer.get("id") for answer in answers] == [7, 2, 3, 9]
-    assert answers[0]["result"]["task_type"]
-    assert "error" in answers[1]
-    assert "error" in answers[2]
-    assert answers[3]["result"]["task_type"] == "Unknown"
 
 
 def test_rebuild_and_migrate_work_on_an_empty_folder(armwise):

@@ -195,6 +195,15 @@ def holds(path: Path, file: RemoteFile) -> bool:
     return git.hexdigest() == file.digest
 
 
+def holds_all(folder: Path, fetched: Fetched) -> bool:
+    """Whether every file that was fetched is still what the hub sent."""
+    return all(
+        (folder / name).is_file()
+        and holds(folder / name, RemoteFile(name=name, size=_size(folder / name), digest=digest))
+        for name, digest in fetched.files.items()
+    )
+
+
 def read_fetched(folder: Path) -> Fetched | None:
     """Where the weights in a folder are from; None when they were not fetched by us."""
     return read_record(folder / FETCHED, Fetched)
@@ -216,6 +225,8 @@ def locate(weights: str, environ: Mapping[str, str] = os.environ) -> Path:
     folder = Path(weights)
     if folder.is_dir():
         return folder
+    if folder == FOLDER:
+        raise UnusableWeights(f"There is no folder {weights}; `armwise classifier fetch` gets NVIDIA's model into it.")
     if not re.fullmatch(_NAME, weights):
         raise UnusableWeights(
             f"There is no folder {weights}; `armwise classifier fetch --to {weights}` gets NVIDIA's model into it."

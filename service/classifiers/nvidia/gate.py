@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from service.classifiers.nvidia.heads import SLICES, answer_of, probabilities_of
 from service.classifiers.nvidia.records import cache_folder, read_record, write_record
-from service.errors import UnusableWeights
+from service.errors import ArmwiseError, UnusableWeights
 
 TASK_AGREEMENT = 0.99  # at least
 MEAN_ERROR = 0.01  # of the complexity, at most
@@ -96,6 +96,17 @@ def packaged_prompts() -> list[str]:
     return [prompt for prompts in by_type.values() for prompt in prompts]
 
 
+def different(prompts: Sequence[str]) -> list[str]:
+    """The prompts without repetitions; an ArmwiseError when fewer than 100 are left: the shares would say little."""
+    found = list(dict.fromkeys(prompts))
+    if len(found) < FEWEST_PROMPTS:
+        raise ArmwiseError(
+            f"The precision gate got {len(found)} different prompts, it needs at least {FEWEST_PROMPTS}: with fewer, "
+            "one prompt more or less decides. Add prompts, or let the packaged ones decide."
+        )
+    return found
+
+
 def run_gate(
     reference: Model,
     candidate: Model,
@@ -109,14 +120,10 @@ def run_gate(
     either model.
 
     Raises:
-        UnusableWeights: fewer than 100 different prompts: the shares would say little.
+        UnusableWeights: a logit is NaN or infinite.
+        ArmwiseError: there are too few prompts.
     """
-    prompts = list(dict.fromkeys(prompts))
-    if len(prompts) < FEWEST_PROMPTS:
-        raise UnusableWeights(
-            f"The precision gate got {len(prompts)} different prompts, it needs at least {FEWEST_PROMPTS}: with fewer, "
-            "one prompt more or less decides. Add prompts, or let the packaged ones decide."
-        )
+    prompts = different(prompts)
     expected, found = _logits(reference, prompts, progress), _logits(candidate, prompts, progress)
     complexity = np.array([answer_of(row).prompt_complexity_score for row in expected])
     shifted = np.array([answer_of(row).prompt_complexity_score for row in found])
