@@ -40,8 +40,7 @@ def pieces_for(rows: int) -> Pieces:
         chosen += [chr(code) for first, end in _SCRIPTS for code in range(first, end) if chr(code).isprintable()]
         chosen = list(dict.fromkeys(chosen))
     known = set(chosen)
-    words = sorted(counts, key=lambda piece: (-counts[piece] * len(piece), piece))
-    chosen += [word for word in words if word not in known]
+    chosen += [word for word in _by_use() if word not in known]
     if len(chosen) < room:
         raise ValueError(f"{len(chosen)} pieces can be made, {room} are needed")
     special = [(name, 0.0) for name in SPECIAL]
@@ -58,6 +57,13 @@ def _counts() -> Counter[str]:
             for end in range(start + 2, min(len(word), start + _LONGEST) + 1):
                 counts[word[start:end]] += times
     return counts
+
+
+@cache
+def _by_use() -> list[str]:
+    """Parts of words, those first that spare the most characters."""
+    counts = _counts()
+    return sorted(counts, key=lambda piece: (-counts[piece] * len(piece), piece))
 
 
 def write_tokenizer(folder: Path, pieces: Pieces) -> None:

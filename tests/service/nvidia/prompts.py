@@ -41,7 +41,7 @@ PROMPTS: dict[str, str] = {
     "accents": "Où est passé le garçon naïf? Él comió piñas; não há pão.",
     "decomposed": "Cafe\u0301 nai\u0308ve A\u030angstro\u0308m",
     # code
-    "python": "def mean(values):\n    total = 0\n    for v in values:\n        total += v\n    return total / len(values)",
+    "python": "def mean(values):\n    sum = 0\n    for v in values:\n        sum += v\n    return sum / len(values)",
     "fenced": "Fix the bug:\n```js\nconst xs = [1,2,3]; for (let i = 0; i <= xs.length; i++) { log(xs[i]) }\n```",
     "sql": "SELECT u.name, COUNT(*) FROM users u JOIN orders o ON o.user_id = u.id GROUP BY 1 HAVING COUNT(*) > 3;",
     "json": '{"messages": [{"role": "user", "content": "hello"}], "temperature": 0.2, "stop": null}',
