@@ -1,6 +1,5 @@
 """`armwise classifier check`: what a folder of weights is, whether it answers as it must, and in which precisions."""
 
-import json
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,7 +11,7 @@ from service.classifiers.nvidia import TIERS, Backend, Nvidia, Precision, load_n
 from service.classifiers.nvidia.artefact import RUNTIME, artefact_path
 from service.classifiers.nvidia.card import CardReport, check_card, could_be_released
 from service.classifiers.nvidia.checkpoint import open_checkpoint
-from service.classifiers.nvidia.config_file import CONFIG_FILE
+from service.classifiers.nvidia.config_file import read_config
 from service.classifiers.nvidia.fetch import REPOSITORY, holds_all, read_fetched
 from service.classifiers.nvidia.gate import Verdict, different, packaged_prompts, record, run_gate
 from service.classifiers.nvidia.geometry import Geometry
@@ -94,8 +93,7 @@ def card_outcome(report: CardReport | None, *, released: bool) -> CardOutcome:
 
 
 def _card(reference: Nvidia, geometry: Geometry, folder: Path) -> CardReport | None:
-    base_model = json.loads((folder / CONFIG_FILE).read_bytes()).get("base_model")
-    if not could_be_released(geometry, base_model):
+    if not could_be_released(geometry, read_config(folder).get("base_model")):
         return None
     return check_card(lambda text: answer_of(reference.read([text])[0].logits))
 
