@@ -67,7 +67,7 @@ def geometry_of_config(config: Mapping[str, Any]) -> Geometry:
     if not isinstance(listed, list) or {str(term).strip().lower() for term in listed} != {"p2c", "c2p"}:
         raise ValueError(f"pos_att_type is {terms!r}, expected p2c and c2p")
     norm = config.get("norm_rel_ebd", "none")
-    if norm not in {"none", "layer_norm"}:
+    if norm not in ("none", "layer_norm"):
         raise ValueError(f"norm_rel_ebd is {norm!r}, expected 'none' or 'layer_norm'")
     eps = config.get("layer_norm_eps", 1e-7)
     if not isinstance(eps, float) or not 0 < eps < 1e-2:
@@ -121,7 +121,7 @@ def _matrix(shapes: Shapes, name: str) -> tuple[int, int]:
     if shape is None:
         raise ValueError(f"tensor {name!r} is missing")
     if len(shape) != 2 or 0 in shape:
-        raise ValueError(f"tensor {name!r} has shape {shape}, expected two dimensions")
+        raise ValueError(f"tensor {name!r} has shape {shape}, expected two dimensions, none of them empty")
     return shape[0], shape[1]
 
 

@@ -132,7 +132,7 @@ def _described(path: Path, name: str, described: Any) -> tuple[str, tuple[int, .
     dtype: Any = described.get("dtype")
     shape: Any = described.get("shape")
     span: Any = described.get("data_offsets")
-    if dtype not in _BITS or not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2):
+    if str(dtype) not in _BITS or not (_are_sizes(shape) and _are_sizes(span) and len(span) == 2):
         raise _not_safetensors(path, f"tensor {name!r} has dtype {dtype!r}, shape {shape!r}, data_offsets {span!r}")
     first, last = span
     if 8 * (last - first) != _BITS[dtype] * math.prod(shape):
