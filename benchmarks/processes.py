@@ -25,9 +25,9 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 class Server:
-    """One server process, pinned to `core`, its output in `log`."""
+    """One server process, pinned to `core` or a list such as "0,1", its output in `log`."""
 
-    def __init__(self, name: str, command: Sequence[str], *, core: int, folder: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], *, core: int | str, folder: Path) -> None:
         self.name = name
         self.log = folder / f"{name}.log"
         with self.log.open("wb") as output:

@@ -13,7 +13,7 @@ from bandit.catalogue import AnyPolicy
 from bandit.policies import Fixed, Random, Rules, StaticTier
 from bandit.thompson import Thompson
 from bandit.vocabulary import MODEL_TIERS
-from service.classifiers.choice import nvidia_lacks
+from service.classifiers.choice import embedding_lacks, nvidia_lacks
 from service.mistakes import listed, suggestion
 from service.settings import (
     AnyModel,
@@ -233,6 +233,8 @@ def _classifier(classifier: ClassifierSettings, environ: Mapping[str, str]) -> I
         yield f'`classifier.device` is "{classifier.device}", which needs `backend = "torch"`'
     if classifier.embedded_weights and not Path(classifier.embedded_weights).is_file():
         yield f"`classifier.embedded_weights`: there is no file {classifier.embedded_weights}"
+    if classifier.embedded == "embedding" and classifier.kind != "rules" and (lacking := embedding_lacks()):
+        yield f'`classifier.embedded` is "embedding", but {lacking}'
     if classifier.kind == "nvidia" and (lacking := nvidia_lacks(classifier, environ)):
         yield f'`classifier.kind` is "nvidia", but {lacking}'
 

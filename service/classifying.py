@@ -19,7 +19,7 @@ from service.classifiers import Classifier, excerpt
 from service.classifiers.models import Model, Plan
 from service.errors import ArmwiseError
 from service.metrics import Metrics
-from service.model_queue import FAILURES_IN_A_ROW, ModelQueue, Read, call_soon, lower_priority
+from service.model_queue import FAILURES_IN_A_ROW, ModelQueue, Read, call_soon, join, lower_priority
 from service.profiles import estimated_tokens
 from service.settings import ClassifierSettings
 
@@ -66,6 +66,7 @@ class Classifying:
         self._queue: ModelQueue | None = None
         self._loaded_as: object = None  # what the model of the queue was loaded from
         self._loads = 0
+        self._loader: threading.Thread | None = None
         self._told = ""
 
     @property
@@ -109,7 +110,8 @@ class Classifying:
         else:
             self.loading = True
             arguments = (asyncio.get_running_loop(), self._loads, plan)
-            threading.Thread(target=self._load, args=arguments, name="classifier-load", daemon=True).start()
+            self._loader = threading.Thread(target=self._load, args=arguments, name="classifier-load", daemon=True)
+            self._loader.start()
         self.tell()
 
     def _load(self, loop: asyncio.AbstractEventLoop, number: int, plan: Plan) -> None:
@@ -202,6 +204,8 @@ class Classifying:
         self._loads += 1
         if self._queue is not None:
             await self._queue.close()
+        if self._loader is not None:
+            await asyncio.to_thread(join, [self._loader])
 
 
 def _by_model(model: Model, found: Read, settings: ClassifierSettings, arrived: float) -> Classified:

@@ -5,13 +5,14 @@ event loop always gets its core.
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 from queue import SimpleQueue
@@ -199,7 +200,7 @@ class ModelQueue:
             self._drop(job)
             job.done.set_result("failed")
         self.retire()
-        await asyncio.to_thread(_join, self._ending)
+        await asyncio.to_thread(join, self._ending)
 
 
 def _digest(text: str) -> bytes:
@@ -215,12 +216,13 @@ def lower_priority() -> None:
 
 
 def call_soon(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
-    """Run `callback` on a loop from another thread; nothing when the loop has ended."""
-    if not loop.is_closed():
+    """Run `callback` on a loop from another thread; nothing when the loop has ended, for then nobody waits."""
+    with contextlib.suppress(RuntimeError):
         loop.call_soon_threadsafe(callback)
 
 
-def _join(threads: list[threading.Thread]) -> None:
+def join(threads: Sequence[threading.Thread]) -> None:
+    """Wait for threads to end, some seconds at most."""
     deadline = time.monotonic() + _JOIN_S
     for thread in threads:
         thread.join(max(deadline - time.monotonic(), 0.0))

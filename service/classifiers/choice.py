@@ -61,3 +61,11 @@ def nvidia_lacks(settings: ClassifierSettings, environ: Mapping[str, str] = os.e
         extra = "torch" if settings.backend == "torch" else "nvidia"
         return f"{' and '.join(absent)} cannot be imported; install `armwise[{extra}]`"
     return ""
+
+
+def embedding_lacks() -> str:
+    """What stands in the way of the sentence embedding, in words with what to do; empty when it can be loaded."""
+    from service.classifiers.encoder import EXTRA, missing_packages  # noqa: PLC0415 - only when the settings name it
+
+    missing = missing_packages()
+    return f"{' and '.join(missing)} cannot be imported; install `armwise[{EXTRA}]`" if missing else ""

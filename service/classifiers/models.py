@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -69,7 +70,7 @@ def plan_of(settings: ClassifierSettings, environ: Mapping[str, str] = os.enviro
     """How `settings` are served on this machine.
 
     Raises:
-        ConfigurationError: NVIDIA's model is asked for by name and cannot be loaded, or the small weights do not fit.
+        ConfigurationError: what is asked for by name is not there, or the small classifier's weights do not fit.
     """
     kind, why = wanted_classifier(settings, environ)
     small = create_classifier(settings)
@@ -81,14 +82,9 @@ def plan_of(settings: ClassifierSettings, environ: Mapping[str, str] = os.enviro
         def identity() -> object:
             return (kind, settings.backend, settings.precision, settings.device, settings.token_budget, _files(folder))
 
-        return Plan(
-            settings,
-            kind,
-            why,
-            small,
-            lambda: NvidiaModel(_load_nvidia(settings, folder), settings.token_budget),
-            identity,
-        )
+        return Plan(settings, kind, why, small, partial(_load_nvidia, settings, folder), identity)
+    if kind == "embedding":
+        return Plan(settings, kind, why, small, partial(_load_embedding, small), lambda: (kind, small.name))
     return Plan(settings, kind, why, small)
 
 
@@ -102,10 +98,16 @@ def _files(folder: Path) -> frozenset[tuple[str, int, int]]:
     return frozenset((name, status.st_mtime_ns, status.st_size) for name, status in found)
 
 
-def _load_nvidia(settings: ClassifierSettings, folder: Path) -> "Nvidia":
+def _load_embedding(small: Classifier) -> Model:
+    from service.classifiers.embedding import Embedding  # noqa: PLC0415 - only when used
+
+    return Embedding(small)
+
+
+def _load_nvidia(settings: ClassifierSettings, folder: Path) -> Model:
     from service.classifiers.nvidia import load_nvidia  # noqa: PLC0415 - only when used
 
-    return load_nvidia(
+    nvidia = load_nvidia(
         folder,
         backend=settings.backend,
         precision=settings.precision,
@@ -113,17 +115,18 @@ def _load_nvidia(settings: ClassifierSettings, folder: Path) -> "Nvidia":
         threads=1,
         token_budget=settings.token_budget,
     )
+    return NvidiaModel(nvidia, keeps_tail=settings.token_budget > 0)
 
 
 class NvidiaModel:
     """NVIDIA's model for the service."""
 
-    def __init__(self, nvidia: "Nvidia", token_budget: int = 0) -> None:
+    def __init__(self, nvidia: "Nvidia", *, keeps_tail: bool) -> None:
         self.name = nvidia.name
-        self.precision: str = nvidia.precision
+        self.precision = nvidia.precision
         self.tiers = nvidia.tiers
         self._nvidia = nvidia
-        self._keeps_tail = token_budget > 0
+        self._keeps_tail = keeps_tail
 
     def cut(self, text: str) -> str:
         """The head: as NVIDIA does. With a token budget head and tail."""
