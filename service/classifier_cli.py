@@ -193,11 +193,13 @@ def fetch(
     with Hub(endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT, os.environ.get("HF_TOKEN", "")) as hub:
         plan = plan_fetch(hub, folder, repository, revision)
         _accept(folder, licence_of(hub, plan), given=accept_licence)
-        if not plan.missing:
-            click.echo(f"{folder} is up to date with {repository} at {plan.commit[:8]}.", err=True)
-        label = f"Fetching {plan.bytes_missing / 1e6:,.1f} MB"
-        with click.progressbar(length=max(1, plan.bytes_missing), label=label, file=sys.stderr) as bar:
-            run(hub, plan, bar.update)
+        if plan.missing:
+            label = f"Fetching {plan.bytes_missing / 1e6:,.1f} MB"
+            with click.progressbar(length=plan.bytes_missing, label=label, file=sys.stderr) as bar:
+                run(hub, plan, bar.update)
+        else:
+            click.echo("Every file was there.", err=True)
+            run(hub, plan, lambda _: None)
     _open(folder)
     click.echo(f"{folder} holds {repository} at {plan.commit}, verified.\nNext: armwise classifier check", err=True)
 

@@ -238,7 +238,7 @@ def test_alerts_fire_when_they_should(promtool, tmp_path, alert, series, fires):
 
 def test_the_image_is_built_apart_and_runs_as_nobody_special():
     stages = re.findall(r"^FROM (\S+)(?: AS (\S+))?$", DOCKERFILE, re.MULTILINE)
-    assert [name for _, name in stages] == ["builder", ""]
+    assert [name for _, name in stages] == ["builder", "weights", ""]
     final = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
     assert "COPY --from=builder" in final
     assert "pip install" not in final
@@ -251,6 +251,40 @@ def test_the_image_is_built_apart_and_runs_as_nobody_special():
     assert json.loads(re.search(r"^ENTRYPOINT (.*)$", final, re.MULTILINE)[1]) == [
         "armwise", "serve", "--host", "0.0.0.0"  # noqa: S104 - the container's own network
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("licence", "status", "calls"),
+    [
+        ("", 0, []),
+        ("accepted", 0, ["classifier fetch --accept-licence --to {folder}", "classifier export --weights {folder}"]),
+        ("yes", 1, []),
+    ],
+)
+def test_weights_are_baked_in_only_when_their_licence_is_accepted(tmp_path, licence, status, calls):
+    stage = DOCKERFILE[DOCKERFILE.index(" AS weights") : DOCKERFILE.rindex("\nFROM ")]
+    command = re.search(r"^RUN (?:--mount=\S+ )?\\\n((?:.*\\\n)*.*)$", stage, re.MULTILINE)[1]
+    folder, program, log = tmp_path / "weights", tmp_path / "armwise", tmp_path / "log"
+    program.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    program.chmod(0o755)
+    script = command.replace("/opt/nvidia-classifier", str(folder)).replace("/venv/bin/armwise", str(program))
+    ran = subprocess.run(["sh", "-c", script], env={**os.environ, "NVIDIA_LICENCE": licence}, check=False)
+    assert ran.returncode == status
+    assert folder.is_dir(), "what the last stage copies must exist"
+    called = log.read_text().splitlines() if log.exists() else []
+    assert called == [call.format(folder=folder) for call in calls]
+
+
+def test_the_image_finds_baked_weights_and_keeps_verdicts_in_the_volume():
+    final = DOCKERFILE[DOCKERFILE.rindex("\nFROM ") :]
+    assert "COPY --from=weights /opt/nvidia-classifier /opt/nvidia-classifier" in final
+    assert "ARMWISE_CLASSIFIER_WEIGHTS=${NVIDIA_LICENCE:+/opt/nvidia-classifier}" in final
+    assert final.index("ARG NVIDIA_LICENCE=") < final.index("ARMWISE_CLASSIFIER_WEIGHTS=")
+    assert re.search(r"ARMWISE_CACHE=/srv/armwise/data/", final)
+    assert "armwise:/srv/armwise/data" in COMPOSE["services"]["armwise"]["volumes"]
+    assert set(COMPOSE["services"]["armwise"]["build"]["args"]) <= set(
+        re.findall(r"^ARG (\w+)", DOCKERFILE, re.MULTILINE)
+    )
 
 
 def test_what_the_image_copies_exists_and_is_let_through():

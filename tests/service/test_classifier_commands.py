@@ -84,7 +84,7 @@ def test_a_licence_once_accepted_is_not_asked_again(server, tmp_path):
     assert status == 0, told
     assert "License" not in told
     assert (folder / "README.md").read_bytes().endswith(b"more")
-    assert "up to date" in fetch(server, folder)[2]
+    assert "Every file was there." in fetch(server, folder)[2]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="pseudo-terminals are a thing of Unix")
