@@ -283,7 +283,8 @@ class Wire:
 
     def __init__(self, url):
         self.target = make_url(url)
-        self.connections = []
+        self.tasks = []  # one per connection
+        self.writers = []  # two per connection
         self.open = asyncio.Event()
         self.open.set()
 
@@ -296,13 +297,16 @@ class Wire:
         return self.target.set(host="127.0.0.1", port=self.port, query={}).render_as_string(hide_password=False)
 
     async def connect(self, reader, writer):
-        folder = self.target.query.get("host")
-        if folder is not None:
-            there = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{self.target.port or 5432}")
-        else:
-            there = await asyncio.open_connection(self.target.host, self.target.port or 5432)
-        self.connections += [writer, there[1]]
-        await asyncio.gather(self.carry(reader, there[1]), self.carry(there[0], writer))
+        self.tasks.append(asyncio.current_task())
+        self.writers.append(writer)
+        with contextlib.suppress(asyncio.CancelledError):
+            folder = self.target.query.get("host")
+            if folder is not None:
+                there = await asyncio.open_unix_connection(f"{folder}/.s.PGSQL.{self.target.port or 5432}")
+            else:
+                there = await asyncio.open_connection(self.target.host, self.target.port or 5432)
+            self.writers.append(there[1])
+            await asyncio.gather(self.carry(reader, there[1]), self.carry(there[0], writer))
 
     async def carry(self, reader, writer):
         with contextlib.suppress(ConnectionError):
@@ -313,10 +317,14 @@ class Wire:
 
     async def cut(self):
         self.server.close()
-        for connection in self.connections:
-            connection.transport.abort()
-        self.connections.clear()
-        await self.server.wait_closed()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks)
+        for writer in self.writers:
+            writer.transport.abort()
+        await asyncio.gather(*(writer.wait_closed() for writer in self.writers), return_exceptions=True)
+        self.tasks.clear()
+        self.writers.clear()
 
 
 @pytest.fixture
@@ -351,7 +359,7 @@ async def test_a_server_that_goes_away_is_told_and_recovered_from(wire, decision
 @pytest.mark.postgres
 async def test_closing_ends_though_the_server_is_gone(wire, decision_row, attempt_row):
     database = Database(wire.url)
-    async with writing(database, timeout_s=0.05) as writer:
+    async with writing(database, timeout_s=0.3) as writer:
         await writer.add_decision(decision_row("d"))
         await wire.cut()
         waiting, later = writer.record([rating()]), writer.add_later([attempt_row("d")], [rating()])
