@@ -6,11 +6,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+from service.errors import UnusableWeights
 from service.settings import ClassifierSettings
 
 WEIGHTS_VARIABLE = "ARMWISE_CLASSIFIER_WEIGHTS"
 MODEL_FILES = ("config.json", "model.safetensors")
 
+_DEFAULT_WEIGHTS = ClassifierSettings().weights
 _PACKAGES = {"onnx": ("onnxruntime", "tokenizers"), "torch": ("torch", "tokenizers")}
 
 Kind = Literal["nvidia", "embedding", "embedded", "rules"]
@@ -43,8 +45,20 @@ def _embedded(settings: ClassifierSettings) -> Literal["embedding", "embedded"]:
 
 
 def weights_folder(settings: ClassifierSettings, environ: Mapping[str, str] = os.environ) -> Path:
-    """The folder of NVIDIA's model: ARMWISE_CLASSIFIER_WEIGHTS when it is set, else `classifier.weights`."""
-    return Path(environ.get(WEIGHTS_VARIABLE) or settings.weights)
+    """The folder of NVIDIA's model, whether it is there or not: ARMWISE_CLASSIFIER_WEIGHTS, else `classifier.weights`.
+
+    Either may be the hub name of a model that was fetched before.
+    """
+    named = environ.get(WEIGHTS_VARIABLE) or settings.weights
+    folder = Path(named)
+    if folder.is_dir() or named == _DEFAULT_WEIGHTS:
+        return folder
+    from service.classifiers.nvidia.fetch import locate  # noqa: PLC0415 - a folder needs nothing of it
+
+    try:
+        return locate(named, environ)
+    except UnusableWeights:
+        return folder
 
 
 def nvidia_lacks(settings: ClassifierSettings, environ: Mapping[str, str] = os.environ) -> str:

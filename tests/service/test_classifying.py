@@ -474,6 +474,43 @@ async def test_a_new_model_that_cannot_be_loaded_leaves_the_old_one(serve):
     assert "cut off" in classifying.why
 
 
+async def test_what_failed_is_loaded_again_when_the_settings_are_read_again(serve):
+    faults = [UnusableWeights("model.safetensors is cut off")]
+    model = SlowModel()
+
+    def load():
+        if faults:
+            raise faults.pop()
+        return model
+
+    same = plan(load=load, identity=lambda: "the same")
+    classifying = await serve(load=load, identity=lambda: "the same")
+    assert classifying.state == "failed"
+    classifying.take_over(same)
+    await until(lambda: classifying.state == "serving")
+    assert classifying.serving is model
+
+
+async def test_closing_waits_for_a_model_that_is_being_loaded(serve):
+    begun, go = threading.Event(), threading.Event()
+
+    def load():
+        begun.set()
+        assert go.wait(20)
+        return SlowModel()
+
+    classifying = Classifying(Metrics())
+    classifying.take_over(plan(load=load))
+    await asyncio.to_thread(begun.wait, 20)
+    closing = asyncio.create_task(classifying.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    go.set()
+    await closing
+    await asyncio.sleep(0)
+    assert classifying.serving is SMALL
+
+
 async def test_closing_waits_for_what_is_read_and_drops_the_rest(serve):
     model = SlowModel(held=True)
     classifying = await serve(model, settings=replace(SETTINGS, workers=1))
@@ -516,6 +553,19 @@ def test_auto_means_nvidia_only_when_its_weights_are_there(tmp_path):
     assert plan_of(ClassifierSettings(weights="absent"), {"ARMWISE_CLASSIFIER_WEIGHTS": str(folder)}).kind == "nvidia"
     assert plan_of(replace(settings, kind="embedded"), {}).kind == "embedded"
     assert plan_of(replace(settings, kind="rules"), {}).small.name.startswith("rules/")
+
+
+def test_weights_may_be_named_as_on_the_hub(tmp_path):
+    snapshot = tmp_path / "hub" / "models--nvidia--prompt-task-and-complexity-classifier" / "snapshots" / "0a1b"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("0a1b")
+    for name in ("config.json", "model.safetensors"):
+        (snapshot / name).write_text("{}")
+    settings = ClassifierSettings(weights="nvidia/prompt-task-and-complexity-classifier")
+    found = plan_of(settings, {"HF_HOME": str(tmp_path)})
+    assert found.kind == "nvidia"
+    assert str(snapshot) in found.why
 
 
 def test_nvidia_by_name_without_weights_is_refused(tmp_path):
