@@ -1,6 +1,7 @@
-"""NVIDIA's model in ONNX Runtime, on the CPU: fp32, and int8 for short answers times."""
+"""NVIDIA's model in ONNX Runtime, on the CPU: fp32, and int8 for half the time and a third of the memory."""
 
-from typing import Literal
+import mmap
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +11,9 @@ from service.classifiers.nvidia.artefact import Artefact
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+
+_LONG = 256  # tokens in a call, padding included, after which its buffers are given back
+_KEPT_ROWS = 1024  # of the embedding table; a row used keeps up to 64 KiB of its file in our memory
 
 
 class OnnxRuntime:
@@ -24,25 +28,48 @@ class OnnxRuntime:
         self, artefact: Artefact, embeddings: Floats, *, precision: Literal["fp32", "int8"], threads: int = 1
     ) -> None:
         self.precision = precision
-        self._embeddings = embeddings
+        self._rows = _Rows(embeddings)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
+        # Threads that wait for work in a loop would take a core from others between two calls.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         # The graph is written as it shall run; optimising it again would only cost time at load.
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
         values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in artefact.tensors.values()]
         options.add_external_initializers(list(artefact.tensors), values)
-        self._artefact = artefact  # the session refers to its memory
+        self._artefact = artefact  # the memory that the session may refer to
         self._session = onnxruntime.InferenceSession(artefact.graph, options, providers=["CPUExecutionProvider"])
         artefact.release()
+        self._giving_back = onnxruntime.RunOptions()
+        self._giving_back.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, ids: Integers, mask: Integers) -> tuple[Floats, Floats]:
         """Logits, shape (n, 32), and pooled vectors, (n, hidden), of n texts padded on the right to L tokens.
 
         `ids` and `mask` have shape (n, L); `mask` is 1 at tokens and 0 at padding, whose id is 0.
         """
-        if ids.shape[1] == 1:  # the graph needs two
-            ids, mask = np.pad(ids, ((0, 0), (0, 1))), np.pad(mask, ((0, 0), (0, 1)))
-        inputs = {"rows": np.asarray(self._embeddings[ids]), "mask": mask.astype(np.float32)}
-        logits, pooled = self._session.run(["logits", "pooled"], inputs)
+        inputs = {"rows": self._rows.at(ids), "mask": mask.astype(np.float32)}
+        options = self._giving_back if ids.size > _LONG else None
+        logits, pooled = self._session.run(["logits", "pooled"], inputs, options)
         return logits, pooled
+
+
+class _Rows:
+    """Rows of the embedding table in its file, of which only what was used of late takes memory."""
+
+    def __init__(self, table: Any) -> None:
+        with open(table.filename, "rb") as file:  # noqa: PTH123 - numpy names it, whatever it was opened by
+            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._table = np.frombuffer(self._map, np.float32, table.size, table.offset).reshape(table.shape)
+        self._taken = 0
+
+    def at(self, ids: Integers) -> Floats:
+        """Shape (..., hidden)."""
+        rows: Floats = self._table[ids]
+        self._taken += ids.size
+        if self._taken > _KEPT_ROWS and hasattr(self._map, "madvise"):  # not on Windows
+            self._taken = 0
+            self._map.madvise(mmap.MADV_DONTNEED)
+        return rows
