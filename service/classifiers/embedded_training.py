@@ -90,7 +90,8 @@ def _matrix(readings: Sequence[Reading]) -> Any:
 
 def common_features(examples: Examples, groups: npt.NDArray[Any], least: int) -> npt.NDArray[np.int64]:
     """Columns that occur in at least `least` of the groups, one label a prompt."""
-    members = sparse.csr_matrix((groups == np.unique(groups)[:, None]).astype(np.float64))
+    _, group = np.unique(groups, return_inverse=True)
+    members = sparse.csr_matrix((np.ones(len(group)), (group, np.arange(len(group)))))
     in_groups = ((members @ examples.features) > 0).astype(int).sum(axis=0)
     return np.flatnonzero(np.asarray(in_groups).ravel() >= least)
 
