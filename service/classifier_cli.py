@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.classifiers.distil_cli import distil
 from service.errors import ArmwiseError, ConfigurationError, DownloadFailed
 
 if TYPE_CHECKING:
@@ -159,6 +160,9 @@ def _small(settings: "ClassifierSettings", given: dict[str, Any]) -> "tuple[str,
 @click.group()
 def classifier() -> None:
     """Get, export and check NVIDIA's classifier."""
+
+
+classifier.add_command(distil)
 
 
 @classifier.command()
