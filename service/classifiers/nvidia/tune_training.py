@@ -67,7 +67,8 @@ class HeadStudent:
     def __init__(self, pooled: Tensor, before: Tensor, training: Tensor, kinds: Sequence[str]) -> None:
         self._before = before
         self._mean = pooled[training].mean(dim=0)
-        self._factor = 1 / pooled[training].std(dim=0).clamp(min=1e-6)
+        spread = pooled[training].std(dim=0)
+        self._factor = 1 / spread.clamp(min=max(1e-6, 0.01 * float(spread.max())))  # what hardly varies stays small
         self._standardised = (pooled - self._mean) * self._factor
         tasks = SLICES["task_type"]  # first of the logits; those of the dimensions are all others
         self._learned = slice(0 if "task_type" in kinds else tasks.stop, None if "tier" in kinds else tasks.stop)
