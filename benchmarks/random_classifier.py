@@ -140,17 +140,22 @@ def _lowering(head: Head) -> np.ndarray:
     return -3 * weights / max(1.0, weights.max())
 
 
-def _write_weights(path: Path, geometry: Geometry, seed: int) -> None:
-    header: dict[str, Any] = {}
+def header_of(geometry: Geometry) -> bytes:
+    """The start of a safetensors file: the length of the description of its tensors, and that description."""
+    described: dict[str, Any] = {}
     end = 0
     for name, shape in sorted(shapes_of(geometry).items()):
         size = 4 * int(np.prod(shape))
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
+        described[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
-    raw = json.dumps(header, separators=(",", ":")).encode()
+    raw = json.dumps(described, separators=(",", ":")).encode()
     raw += b" " * (-len(raw) % 8)
+    return len(raw).to_bytes(8, "little") + raw
+
+
+def _write_weights(path: Path, geometry: Geometry, seed: int) -> None:
     with path.open("wb") as file:
-        file.write(len(raw).to_bytes(8, "little") + raw)
+        file.write(header_of(geometry))
         for _, values in tensors(geometry, seed):
             file.write(values.data)
 

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
-from benchmarks.random_classifier import GEOMETRIES, backbone_config_of, build
+from benchmarks.random_classifier import GEOMETRIES, backbone_config_of, build, header_of
 from service.classifiers.nvidia.checkpoint import open_checkpoint
 from service.classifiers.nvidia.geometry import DEBERTA_V3_BASE, Geometry, shapes_of
 from service.errors import UnusableWeights
@@ -109,7 +109,9 @@ def test_only_position_ids_are_ignored(tiny_folder):
 def test_the_full_size_is_that_of_the_hub():
     shapes = shapes_of(DEBERTA_V3_BASE)
     assert len(shapes) == 214
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 183_856_160
+    parameters = sum(int(np.prod(shape)) for shape in shapes.values())
+    assert parameters == 183_856_160
+    assert len(header_of(DEBERTA_V3_BASE)) + 4 * parameters == 735_450_384
 
 
 # -- the digest
@@ -300,6 +302,12 @@ def test_bad_maps_are_refused(tiny_folder, name, change, message):
     change_config(tiny_folder, **{name: changed})
     assert message in refused(tiny_folder)
     assert str(tiny_folder / "config.json") in refused(tiny_folder)
+
+
+def test_weights_of_unknown_targets_are_not_looked_at(tiny_folder):
+    config = json.loads((tiny_folder / "config.json").read_bytes())
+    change_config(tiny_folder, weights_map=config["weights_map"] | {"task_type": [0] * 12})
+    assert open_checkpoint(tiny_folder).geometry == GEOMETRIES["tiny"]
 
 
 @pytest.mark.parametrize("name", ["target_sizes", "weights_map", "divisor_map", "task_type_map"])
