@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.classifiers.distil_cli import distil
+from service.classifiers.nvidia.tune_cli import tune
 from service.errors import ArmwiseError, ConfigurationError, DownloadFailed
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ def classifier() -> None:
 
 
 classifier.add_command(distil)
+classifier.add_command(tune)
 
 
 @classifier.command()
