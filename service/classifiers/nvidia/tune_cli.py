@@ -126,9 +126,9 @@ def told(report: "Report") -> Iterator[str]:
 
 
 def _table(figures: "Figures") -> Iterator[str]:
-    yield f"{f'{figures.label}, {figures.texts} prompts':32} before   after   change (95 %)"
+    yield f"{f'{figures.label}, {figures.texts} prompts':38} before   after   change (95 %)"
     for row in figures.comparisons:
         name, mark = row.measure.replace("_", " "), "  decides" if row.decides else ""
-        yield f"  {name:30} {row.before:6.3f}  {row.after:6.3f}   {row.low:+.3f} to {row.high:+.3f}{mark}"
+        yield f"  {name:36} {row.before:6.3f}  {row.after:6.3f}   {row.low:+.3f} to {row.high:+.3f}{mark}"
     for named in figures.by_name:
-        yield f"  {f'F1 of {named.name}, {named.texts} prompts':30} {named.before:6.3f}  {named.after:6.3f}"
+        yield f"  {f'F1 of {named.name}, {named.texts} prompts':36} {named.before:6.3f}  {named.after:6.3f}"

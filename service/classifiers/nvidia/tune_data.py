@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,7 +20,16 @@ LABELS = {"task_type": TASK_TYPES, "tier": PROMPT_TIERS}
 STOPPING_SHARE = 0.1  # of what is not for validation: decides when training ends, so that validation can judge
 FEWEST_VALIDATED = 20
 FEWEST_STOPPING = 5
-_SHOWN = 40  # characters of a wrong value
+_LONGEST_LABEL = 40  # characters; what is longer may be a prompt, and is not shown
+_JSON_TYPES: dict[type, str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 class Examples(NamedTuple):
@@ -95,29 +104,26 @@ def _line(number: int, raw: bytes, tokenizer: Tokenizer) -> _Line:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"no JSON ({error})") from None
     if not isinstance(given, dict):
-        raise TypeError(f"{_shown(given)} where an object was expected")
+        raise TypeError(f"{_JSON_TYPES[type(given)]} where an object was expected")
     prompt = given.get("prompt")
     if prompt is None:
         raise ValueError("prompt is missing")
     if not isinstance(prompt, str):
-        raise TypeError(f"prompt is {_shown(prompt)}, expected a string")
+        raise TypeError(f"prompt is {_JSON_TYPES[type(prompt)]}, expected a string")
     if not prompt.strip():
         raise ValueError("prompt is empty")
     labels = {}
     for kind, names in LABELS.items():
         value = given.get(kind)
         if value is not None and value not in names:
-            raise ValueError(f"{kind} is {_shown(value)}, expected one of {', '.join(names)}")
+            shown = msgspec.json.encode(value).decode()
+            found = shown if len(shown) <= _LONGEST_LABEL else f"{len(shown)} characters long"
+            raise ValueError(f"{kind} is {found}, expected one of {', '.join(names)}")
         labels[kind] = NO_LABEL if value is None else names.index(value)
     if set(labels.values()) == {NO_LABEL}:
         raise ValueError(f"neither {' nor '.join(LABELS)} is given")
     encoded = tokenizer.encode(prompt)
     return _Line(number, encoded.ids, encoded.truncated, labels)
-
-
-def _shown(value: Any) -> str:
-    text = msgspec.json.encode(value).decode()
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _lines(numbers: Sequence[int]) -> str:

@@ -235,17 +235,25 @@ def test_every_bad_line_is_named_before_anything_starts(weights, tmp_path, out):
     for said in (
         'lines 7-8: task_type is "Coding", expected one of Brainstorming',
         'line 9: tier is "hard", expected one of simple, medium, complex',
-        "line 10: prompt is 7, expected a string",
+        "line 10: prompt is a number, expected a string",
         "line 11: prompt is missing",
         "line 12: prompt is empty",
         "line 13: neither task_type nor tier is given",
-        "where an object was expected",
+        "line 14: an array where an object was expected",
         "line 15: no JSON",
         "line 16: no JSON",
         'lines 17-18: the same text to the model, but tier is "simple" and "complex"',
     ):
         assert said in message
+    assert "secret" not in message
     assert not out.exists()
+
+
+def test_a_prompt_in_the_place_of_a_label_is_not_shown(weights, tmp_path, out):
+    lines = [{"prompt": "simple", "tier": "Tell me whether my neighbour Mr Aldous is ill"}, "Mr Aldous"]
+    with pytest.raises(UnusableData, match="tier is 47 characters long") as caught:
+        tune(weights, write(tmp_path / "data", lines), out, HEADS)
+    assert "Aldous" not in str(caught.value)
 
 
 def test_too_few_labels_are_refused_with_their_counts(weights, tmp_path, out):
