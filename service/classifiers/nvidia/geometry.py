@@ -19,7 +19,7 @@ DISTANCES = "backbone.encoder.rel_embeddings.weight"
 DISTANCES_NORM = "backbone.encoder.LayerNorm"
 POSITIONS = 512  # tokens of the longest input, with [CLS] and [SEP]
 _HEAD_WIDTH = 64  # true of every published DeBERTa-v3
-_LAYER = re.compile(r"backbone\.encoder\.layer\.(\d+)\.")
+_LAYER = re.compile(r"backbone\.encoder\.layer\.(\d{1,3})\.")
 
 
 class Geometry(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,7 +75,7 @@ def geometry_of_config(config: Mapping[str, Any]) -> Geometry:
     geometry = Geometry(
         vocabulary=_size(config, "vocab_size"),
         hidden=_size(config, "hidden_size"),
-        layers=_size(config, "num_hidden_layers"),
+        layers=_size(config, "num_hidden_layers", most=999),
         heads=_size(config, "num_attention_heads"),
         feed_forward=_size(config, "intermediate_size"),
         buckets=_size(config, "position_buckets"),
@@ -87,10 +87,10 @@ def geometry_of_config(config: Mapping[str, Any]) -> Geometry:
     return geometry
 
 
-def _size(config: Mapping[str, Any], key: str) -> int:
+def _size(config: Mapping[str, Any], key: str, *, most: int = 10_000_000) -> int:
     value = config.get(key)
-    if type(value) is not int or value < 1:
-        raise ValueError(f"{key} is {value!r}, expected a positive integer")
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"{key} is {value!r}, expected a positive integer, at most {most}")
     return value
 
 

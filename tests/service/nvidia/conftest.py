@@ -5,7 +5,6 @@ import shutil
 import pytest
 
 from benchmarks.random_classifier import GEOMETRIES, build
-from tests.service.nvidia.reference import reference_for
 
 SIZES = ("tiny", "small", "odd")
 
@@ -26,6 +25,8 @@ def model_folder(request, model_folders):
 @pytest.fixture
 def reference(model_folder):
     """The slow, plain implementation of `model_folder`."""
+    from tests.service.nvidia.reference import reference_for  # seconds, which not every test here needs
+
     return reference_for(model_folder, GEOMETRIES[model_folder.name])
 
 

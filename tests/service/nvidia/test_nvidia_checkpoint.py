@@ -209,6 +209,7 @@ def test_what_is_known_of_the_base_model_is_checked(tiny_folder, name):
         ({"norm_rel_ebd": "batch_norm"}, "norm_rel_ebd is 'batch_norm'"),
         ({"layer_norm_eps": 0}, "layer_norm_eps is 0"),
         ({"num_hidden_layers": "2"}, "num_hidden_layers is '2', expected a positive integer"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers is 1000000000, expected a positive integer, at most 999"),
         ({"position_buckets": -1}, "position_buckets is -1"),
         ({"num_attention_heads": 3}, "hidden_size 64 is no multiple of num_attention_heads 3"),
         ({"num_hidden_layers": 3}, "of 3 layers 2 is missing"),
@@ -533,6 +534,13 @@ def test_a_missing_layer_is_named_without_a_backbones_config(model_folders, tmp_
     folder = shutil.copytree(model_folders["small"], tmp_path / "model")
     change_tensors(folder, without_layers(1))
     assert "of 3 layers 1 is missing" in refused(folder)
+
+
+def test_a_layer_of_absurd_number_is_refused_at_once(tiny_folder):
+    change_tensors(
+        tiny_folder, lambda tensors: tensors | {f"backbone.encoder.layer.{10**9}.x": np.zeros(1, np.float32)}
+    )
+    assert "unexpected backbone.encoder.layer.1000000000.x" in refused(tiny_folder)
 
 
 def test_a_tensor_of_a_layer_is_named(tiny_folder):
