@@ -36,9 +36,9 @@ from benchmarks.processes import Server, free_port, machine
 from benchmarks.random_classifier import build
 from service.classifiers.nvidia import load_nvidia
 from service.classifiers.nvidia.artefact import RUNTIME, artefact_path
+from service.classifiers.nvidia.checkpoint import open_checkpoint
 from service.classifiers.nvidia.gate import Verdict, record
-from service.classifiers.nvidia.geometry import DEBERTA_V3_BASE
-from service.classifiers.nvidia.tokens import load_tokenizer
+from service.classifiers.nvidia.tokens import Tokenizer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "classifier_load.json"
@@ -73,9 +73,8 @@ tier = "large"
 """
 
 
-def texts(folder: Path) -> Iterator[str]:
+def texts(tokenizer: Tokenizer) -> Iterator[str]:
     """Different texts without end, of about `LENGTHS` tokens, in an order that is the same in every run."""
-    tokenizer = load_tokenizer(folder, DEBERTA_V3_BASE.vocabulary)
     words = " ".join(prompts()).split()
     tokens = [tokenizer.encode(word).tokens - 2 for word in words]
     chance = random.Random(0)
@@ -144,6 +143,7 @@ class Bench:
     def __init__(self, folder: Path, weights: Path) -> None:
         self.folder = folder
         self.weights = weights
+        self.tokenizer = open_checkpoint(weights).tokenizer
         self.cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         self.upstream = free_port()
         command = [sys.executable, str(HERE / "mock_upstream.py"), "--port", str(self.upstream)]
@@ -189,7 +189,7 @@ class Bench:
         """One service under load."""
         server, port, took = self.start(kind, precision, workers)
         try:
-            requests = (http_request("/v1/chat/completions", body(text)) for text in texts(self.weights))
+            requests = (http_request("/v1/chat/completions", body(text)) for text in texts(self.tokenizer))
             await run_load(port, requests, connections=callers, count=10**9, seconds=2.0)  # what is made at first use
             ours, theirs = multiprocessing.Pipe()
             watching = multiprocessing.Process(target=probe, args=(port, theirs))
