@@ -330,7 +330,8 @@ def _told(report: "Report") -> Iterator[str]:
     yield f"self-test  {report.self_test}: a text alone answers like the same text in a batch"
     yield f"card       {card}"
     for example in report.card_report.examples if report.card_report else ():
-        yield f"           {example.worst_field} off by {example.difference:.4g}: {example.prompt}..."
+        off = "is another one" if example.difference is None else f"is off by {example.difference:.4g}"
+        yield f"           {example.worst_field} {off}: {example.prompt}..."
     for gate in report.gates:
         yield f"{gate.precision:10} {'passed' if gate.passed else 'not passed: fp32 is served'} ({gate.backend})"
         yield from _verdicts(gate)

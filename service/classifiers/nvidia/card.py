@@ -21,12 +21,13 @@ Outcome = Literal["passed", "failed", "other weights"]
 
 
 class Example(NamedTuple):
-    """A prompt of the card, with "Prompt: " in front when the card's code has it."""
+    """A prompt of the card."""
 
     prompt: str
     task_type: str
     printed: dict[str, float]  # NVIDIA's names of the fields
     second: str | None = None  # the second task type, where it is printed
+    prefixes: tuple[str, ...] = ("Prompt: ", "")  # what may have stood in front
 
 
 EXAMPLES = (
@@ -75,9 +76,9 @@ EXAMPLES = (
             "prompt_complexity_score": 0.27822,
         },
         second="Text Generation",
+        prefixes=("Prompt: ",),  # as the card's code has it
     ),
 )
-_PREFIX = "Prompt: "
 
 
 class ExampleResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,7 +87,7 @@ class ExampleResult(msgspec.Struct, frozen=True, kw_only=True):
     prompt: str
     with_prefix: bool  # which of the two readings came nearer
     worst_field: str
-    difference: float  # of that field, from what is printed; infinite when a task type differs
+    difference: float | None  # of that field, from what is printed; None: a task type, which is another one
     passed: bool
 
 
@@ -108,21 +109,21 @@ def check_card(answer: Callable[[str], Answer]) -> CardReport:
     The outcome is "other weights" when an answer is far from what is printed: a fine-tuned model, or random weights.
     """
     results = tuple(_score(example, answer) for example in EXAMPLES)
-    worst = max(result.difference for result in results)
-    outcome: Outcome = "other weights" if worst > _OTHER_MODEL else "failed"
+    far = any(result.difference is None or result.difference > _OTHER_MODEL for result in results)
+    outcome: Outcome = "other weights" if far else "failed"
     if all(result.passed for result in results):
         outcome = "passed"
     return CardReport(outcome=outcome, examples=results)
 
 
 def _score(example: Example, answer: Callable[[str], Answer]) -> ExampleResult:
-    readings = [_compare(example, answer(prefix + example.prompt)) for prefix in (_PREFIX, "")]
-    (field, difference), with_prefix = min(zip(readings, (True, False), strict=True), key=lambda reading: reading[0][1])
+    readings = [(prefix, *_compare(example, answer(prefix + example.prompt))) for prefix in example.prefixes]
+    prefix, field, difference = min(readings, key=lambda reading: reading[2])
     return ExampleResult(
         prompt=example.prompt[:60],
-        with_prefix=with_prefix,
+        with_prefix=prefix != "",
         worst_field=field,
-        difference=difference,
+        difference=difference if difference < float("inf") else None,
         passed=difference <= TOLERANCE,
     )
 

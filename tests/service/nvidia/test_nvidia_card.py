@@ -40,11 +40,17 @@ def test_the_printed_examples_satisfy_the_formula():
         assert scores["prompt_complexity_score"] == pytest.approx(expected, abs=6e-4)
 
 
-@pytest.mark.parametrize(("prefixed", "plain"), [(True, True), (True, False), (False, True)])
-def test_either_reading_of_the_prompt_is_accepted(prefixed, plain):
-    report = check_card(answers(prefixed=prefixed, plain=plain))
+@pytest.mark.parametrize(("plain", "with_prefix"), [(True, True), (False, True)])
+def test_with_the_prefix_all_examples_are_met(plain, with_prefix):
+    report = check_card(answers(plain=plain))
     assert report.outcome == "passed"
-    assert {example.with_prefix for example in report.examples} == {prefixed}
+    assert {example.with_prefix for example in report.examples} == {with_prefix}
+
+
+def test_without_the_prefix_the_one_is_not_met_that_the_card_prints_with_it():
+    report = check_card(answers(prefixed=False))
+    assert [example.passed for example in report.examples] == [True, True, False]
+    assert [example.with_prefix for example in report.examples] == [False, False, True]
 
 
 def test_differences_are_judged_by_their_size():
