@@ -195,7 +195,7 @@ def fetch(
         raise DownloadFailed("HF_HUB_OFFLINE is set, so nothing is fetched. Unset it for this command.")
     repository = repository or REPOSITORY
     named = os.environ.get(WEIGHTS_VARIABLE) if repository == REPOSITORY else None
-    folder = folder or (Path(named) if named else folder_for(repository))
+    folder = folder or (Path(named) if named and named != repository else folder_for(repository))
     with Hub(endpoint or os.environ.get("HF_ENDPOINT") or ENDPOINT, os.environ.get("HF_TOKEN", "")) as hub:
         plan = plan_fetch(hub, folder, repository, revision)
         _accept(folder, licence_of(hub, plan), given=accept_licence)

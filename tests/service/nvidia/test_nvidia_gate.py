@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 
 from bandit.vocabulary import TASK_TYPES
 from benchmarks.random_classifier import build
+from service.classifiers.nvidia import TIERS as NVIDIA_TIERS
 from service.classifiers.nvidia import Reading, load_nvidia
 from service.classifiers.nvidia.artefact import RUNTIME, artefact_path
 from service.classifiers.nvidia.gate import (
+    FEWEST_PROMPTS,
     MARGIN,
+    MEAN_ERROR,
     PROMPTS,
+    TASK_AGREEMENT,
     Verdict,
     packaged_prompts,
     record,
@@ -160,6 +164,17 @@ def test_the_packaged_prompts_cover_types_and_lengths():
     assert words[0] == 0
     assert words[len(words) // 2] < 30
     assert words[-1] > 420, "one prompt must be longer than the 512 tokens that the model reads"
+
+
+def test_the_page_tells_the_gates_figures():
+    page = (Path(__file__).parents[3] / "docs/nvidia.md").read_text("utf-8")
+    section = page.partition("\n## The precision gate\n")[2].partition("\n## ")[0]
+    assert f"{len(packaged_prompts())} prompts" in section
+    assert f"at least {TASK_AGREEMENT:.0%}".replace("%", " %") in section
+    assert f"at most {MEAN_ERROR} on average" in section
+    assert f"further than {MARGIN} from the boundary ({TIERS[0]} and {TIERS[1]})" in section
+    assert f"at least {FEWEST_PROMPTS}" in section
+    assert NVIDIA_TIERS == TIERS
 
 
 def verdict(**changes):
