@@ -38,8 +38,8 @@ from service.errors import NotBetter, UnusableData
 FEWEST_PROMPTS = 300
 FOLDS = 5
 _INNER_FOLDS = 3
-_TASK_PENALTIES = (1e-2, 3e-3, 1e-3, 3e-4)
-_SCORE_PENALTIES = (1.0, 0.1, 0.01)
+_TASK_PENALTIES = (3e-3, 1e-3, 3e-4, 1e-4)
+_SCORE_PENALTIES = (0.1, 0.01, 1e-3, 1e-4)
 _IN_CLUSTERS = 3  # a feature is learned when as many groups of like prompts hold it: none stands for one prompt
 _ALIKE_TOKENS = 8  # prompts that begin or end with the same ones belong together
 _RESAMPLES = 1_000

@@ -15,7 +15,7 @@ from zlib import crc32
 import msgspec
 import numpy as np
 import numpy.typing as npt
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from bandit.vocabulary import TASK_TYPES, Classification, DimensionScores
 from service.classifiers.keywords import RULES
@@ -182,11 +182,32 @@ def load_weights(path: Path) -> Weights:
     """Read weights and check that they fit.
 
     Raises:
-        ConfigurationError: they were trained for other features or have other shapes.
+        ConfigurationError: they are damaged, were trained for other features or have other shapes.
     """
+    advice = "Train them again with `armwise classifier distil`; those of the package: benchmarks/train_embedded.py."
+    try:
+        weights, features = _read(path)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise ConfigurationError([f"{path.name} cannot be read as weights ({error}). {advice}"]) from error
+    columns = N_TYPES if weights.mix is None else N_TYPES + N_SCORES
+    shapes: list[tuple[int, ...]] = [getattr(weights, name).shape for name in ("hashed", "scale", "dense", "bias")]
+    expected: list[tuple[int, ...]] = [(BUCKETS, columns), (columns,), (DENSE_ROWS, columns), (columns,)]
+    if weights.mix is not None:
+        shapes.append(weights.mix.shape)
+        expected.append((N_SCORES + N_TYPES, N_SCORES))
+    if shapes != expected or features != features_digest():
+        message = (
+            f"{path.name}: weights of shapes {shapes} for features {features[:12]}, expected {expected} for "
+            f"{features_digest()[:12]}. {advice}"
+        )
+        raise ConfigurationError([message])
+    return weights
+
+
+def _read(path: Path) -> tuple[Weights, str]:
+    """The weights in a file, and the digest of the features that they were trained for."""
     with safe_open(path, framework="numpy") as file:
         metadata = json.loads(file.metadata()["armwise"])
-        mix = file.get_tensor("mix") if "mix" in file.keys() else None  # noqa: SIM118 - not a mapping
         weights = Weights(
             hashed=file.get_tensor("hashed"),
             scale=file.get_tensor("scale"),
@@ -195,19 +216,7 @@ def load_weights(path: Path) -> Weights:
             votes_factor=metadata["votes_factor"],
             temperature=metadata["temperature"],
             threshold=metadata["threshold"],
-            mix=mix,
+            mix=file.get_tensor("mix") if "mix" in file.keys() else None,  # noqa: SIM118 - not a mapping
             tiers=tuple(metadata.get("tiers", TIERS)),
         )
-    columns = N_TYPES if mix is None else N_TYPES + N_SCORES
-    shapes: list[tuple[int, ...]] = [getattr(weights, name).shape for name in ("hashed", "scale", "dense", "bias")]
-    expected: list[tuple[int, ...]] = [(BUCKETS, columns), (columns,), (DENSE_ROWS, columns), (columns,)]
-    if mix is not None:
-        shapes.append(mix.shape)
-        expected.append((N_SCORES + N_TYPES, N_SCORES))
-    if shapes != expected or metadata["features"] != features_digest():
-        message = (
-            f"{path.name}: weights of shapes {shapes} for features {metadata['features'][:12]}, expected {expected} "
-            f"for {features_digest()[:12]}. Train them again with benchmarks/train_embedded.py."
-        )
-        raise ConfigurationError([message])
-    return weights
+    return weights, metadata["features"]

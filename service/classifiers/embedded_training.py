@@ -233,4 +233,5 @@ def write_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     # One key: the order of several is not fixed, and the digest should be.
     save_file(tensors, path, {"armwise": json.dumps(metadata)})
+    path.chmod(0o644)  # the service may run as another user
     return hashlib.sha256(path.read_bytes()).hexdigest()
