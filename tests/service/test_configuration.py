@@ -32,6 +32,7 @@ from service.settings import (
     ModelSection,
     OpenAICompatibleModel,
     Quality,
+    Retention,
     Routing,
     Server,
     Settings,
@@ -258,6 +259,13 @@ def test_the_summary_says_which_heuristics_are_off():
     off = Quality(heuristics={"refusal": HeuristicSetting(enabled=False), "empty": HeuristicSetting()})
     assert "heuristics on, without refusal" in describe(Settings(quality=off))
     assert "heuristics off" in describe(Settings(quality=Quality(enabled=False)))
+
+
+def test_the_summary_says_clearly_when_prompts_are_stored():
+    assert "prompts are never stored" in describe(Settings())
+    told = describe(Settings(retention=Retention(prompts=True, prompts_days=7)))
+    assert "PROMPTS ARE STORED for 7 days" in told
+    assert "never stored" not in told
 
 
 def test_nothing_changed_nothing_said():
