@@ -68,7 +68,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     judged_by: int
     repeated: int  # lines left out: another says the same of the same text
     truncated: int  # texts of more than 512 tokens, of which the model reads the beginning
-    epochs: dict[str, int]  # after which training ended, of the heads and of the layers
+    epochs: dict[str, int]  # after which training ended: of each kind's heads, and of the layers
     figures: tuple[Figures, ...]
     complexity_change: float  # mean absolute change over the judging texts
     better: bool
@@ -172,17 +172,21 @@ def _trained(
         before = model.logits(pooled.to(model.heads.weight)).cpu()
     objective = Objective(examples, parts.training, before)
     judging = torch.from_numpy(parts.validation)
-    heads = HeadStudent(pooled, before, torch.from_numpy(parts.training), kinds)
-    epochs = {"heads": fit(heads, objective, parts, _schedule(options, 0), work / "heads.pt", progress)}
-    after = all_logits(heads, judging)
-    heads.change(model)
+    epochs = {}
+    for kind in kinds:  # their heads have nothing in common, so each ends when it has learned enough
+        heads = HeadStudent(pooled, before, torch.from_numpy(parts.training), kind)
+        epochs[kind] = fit(heads, objective, parts, _schedule(options, 0), work / f"{kind}.pt", progress)
+        heads.change(model)
     learned: torch.nn.Module = model.heads
     if options.layers:
         layers = LayerStudent(model, checkpoint.embeddings, examples.ids, options.layers)
         schedule = _schedule(options, options.layers)
         epochs["layers"] = fit(layers, objective, parts, schedule, work / "layers.pt", progress)
-        after = all_logits(layers, judging)
         learned = layers.learned
+        after = all_logits(layers, judging)
+    else:
+        with torch.no_grad():
+            after = model.logits(pooled[judging].to(model.heads.weight)).cpu()
     return _Tuned(learned, before[judging].numpy(), after.numpy(), epochs)
 
 

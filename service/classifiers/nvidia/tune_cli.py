@@ -116,7 +116,7 @@ def told(report: "Report") -> Iterator[str]:
         f"{report.learned_from} prompts learned from, {report.stopped_by} to end the training, {report.judged_by} to "
         f"judge by; {report.repeated} repeated lines left out, {report.truncated} prompts cut at 512 tokens"
     )
-    yield "epochs: " + ", ".join(f"{count} for the {part}" for part, count in report.epochs.items())
+    yield "epochs: " + ", ".join(f"{part} {count}" for part, count in report.epochs.items())
     for figures in report.figures:
         yield ""
         yield from _table(figures)

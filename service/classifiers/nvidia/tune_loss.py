@@ -32,7 +32,7 @@ from service.classifiers.nvidia.heads import HEADS, N_LOGITS, SLICES
 from service.classifiers.nvidia.tune_data import NO_LABEL, Examples, Integers
 
 TEMPERATURE = 0.05  # T, in units of complexity
-ANCHOR = 0.3
+ANCHOR = 0.1
 BALANCE = 0.5
 
 _COMPLEXITY_WEIGHTS = {

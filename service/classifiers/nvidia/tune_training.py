@@ -58,20 +58,20 @@ class Student(Protocol):
 
 
 class HeadStudent:
-    """Heads on pooled vectors that stay as they are.
+    """The heads that one kind of label speaks for, on pooled vectors that stay as they are.
 
     Learns the difference to the heads it began with, on standardised vectors: decay of weights then pulls to what the
     model knew, and neither scale nor mean of the vectors matters to the speed.
     """
 
-    def __init__(self, pooled: Tensor, before: Tensor, training: Tensor, kinds: Sequence[str]) -> None:
+    def __init__(self, pooled: Tensor, before: Tensor, training: Tensor, kind: str) -> None:
         self._before = before
         self._mean = pooled[training].mean(dim=0)
         spread = pooled[training].std(dim=0)
         self._factor = 1 / spread.clamp(min=max(1e-6, 0.01 * float(spread.max())))  # what hardly varies stays small
         self._standardised = (pooled - self._mean) * self._factor
-        tasks = SLICES["task_type"]  # first of the logits; those of the dimensions are all others
-        self._learned = slice(0 if "task_type" in kinds else tasks.stop, None if "tier" in kinds else tasks.stop)
+        tasks = SLICES["task_type"]  # the first logits; those of the dimensions, which make a tier, are all others
+        self._learned = tasks if kind == "task_type" else slice(tasks.stop, None)
         outputs = before[:, self._learned].shape[1]
         self._weight = nn.Parameter(torch.zeros(outputs, pooled.shape[1]))
         self._bias = nn.Parameter(torch.zeros(outputs))
@@ -154,7 +154,7 @@ def fit(
     else:
         loss = mean_loss(student, objective, torch.from_numpy(parts.stopping))
         state = {"epoch": 0, "waited": 0, "lowest": loss, "best": _copied(parameters)}
-    with progress("Learning", schedule.epochs * steps) as advance:
+    with progress(f"Learning {kept.stem}", schedule.epochs * steps) as advance:
         advance(state["epoch"] * steps)
         while state["epoch"] < schedule.epochs and state["waited"] < schedule.patience:
             _epoch(student, objective, torch.from_numpy(parts.training), optimiser, schedule, state["epoch"], advance)

@@ -124,7 +124,7 @@ def test_the_last_layers_learn_too(weights, tmp_path, out):
     report = tune(weights, data, out, LAYERS)
     assert measure(report, "task_type", "accuracy").after > 0.9
     assert measure(report, "tier", "accuracy").low > 0
-    assert set(report.epochs) == {"heads", "layers"}
+    assert set(report.epochs) == {"task_type", "tier", "layers"}
     before, after = open_checkpoint(weights), open_checkpoint(out)
     value = "backbone.encoder.layer.{}.attention.self.value_proj.weight"
     assert not np.array_equal(before.tensor(value.format(1)), after.tensor(value.format(1)))
@@ -284,7 +284,7 @@ def stopping_after(steps, label="Learning"):
         def advance(more):
             nonlocal done
             done += more
-            if doing == label and done >= steps:
+            if doing.startswith(label) and done >= steps:
                 raise Stop
 
         yield advance
@@ -296,7 +296,7 @@ def stopping_after(steps, label="Learning"):
 def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(options, weights, tmp_path, out):
     data = write(tmp_path / "data", rows(150, kinds=("task_type", "tier")))
     whole = tune(weights, data, tmp_path / "whole", options, force=True)
-    for label, steps in (("Reading", 100), ("Learning", 3), ("Learning", 10), ("Learning", 12)):
+    for label, steps in (("Reading", 100), ("Learning task", 3), ("Learning tier", 10), ("Learning layers", 12)):
         try:
             resumed = tune(weights, data, out, options, force=True, progress=stopping_after(steps, label))
         except Stop:
@@ -393,7 +393,7 @@ def test_the_loss_is_lowest_where_the_labels_hold_and_nothing_else_moves():
     every = torch.arange(6)
     unlabelled = Objective(examples_of([-1] * 6, [-1] * 6), np.arange(6), before)
     assert float(unlabelled(before, every)) == pytest.approx(0, abs=1e-6)
-    assert float(unlabelled(before + torch.randn(before.shape, generator=draw), every)) > 0.05
+    assert float(unlabelled(before + torch.randn(before.shape, generator=draw), every)) > 0.02
 
     named = Objective(examples_of([4] * 6, [-1] * 6), np.arange(6), before)
     right, wrong = before.clone(), before.clone()
