@@ -1,6 +1,7 @@
 """What a reply says, plain or streamed: its words, tool calls, tokens. Read after the reply has left."""
 
 import contextlib
+from typing import Any
 
 import msgspec
 
@@ -26,7 +27,7 @@ def said_in_reply(reply: ChatReply) -> Said:
     if not reply.choices:
         return Said(usage=reply.usage)
     first = reply.choices[0]
-    calls = [call.function for call in first.message.tool_calls or ()]
+    calls = [call.called for call in first.message.tool_calls or ()]
     if first.message.function_call is not None:
         calls.append(first.message.function_call)
     return Said(
@@ -66,8 +67,9 @@ def said_in_stream(events: bytes) -> Said:
             refusal.append(choice.delta.refusal or "")
             said.finish_reason = choice.finish_reason or said.finish_reason
             for call in choice.delta.tool_calls or ():
-                names[call.index] = call.function.name or names.get(call.index, "")
-                arguments.setdefault(call.index, []).append(call.function.arguments or "")
+                called = call.called
+                names[call.index] = called.name or names.get(call.index, "")
+                arguments.setdefault(call.index, []).append(called.arguments or "")
     said.text = "".join(words)
     said.refusal = "".join(refusal)
     said.tool_calls = tuple(CalledTool(name=names[i], arguments="".join(arguments.get(i, ()))) for i in sorted(names))
@@ -77,13 +79,18 @@ def said_in_stream(events: bytes) -> Said:
 def exchange_of(request: ChatRequest, said: Said, failure: str = "") -> Exchange:
     """Request and reply as the quality heuristics read them."""
     wanted = request.response_format
-    tools = [tool.function for tool in request.tools or () if tool.function is not None]
+    tools: dict[str, dict[str, Any] | None] = {}
+    for tool in request.tools or ():
+        if tool.function is not None:
+            tools[tool.function.name] = tool.function.parameters
+        elif tool.custom is not None:
+            tools[tool.custom.name] = None
     return Exchange(
         prompt=request.last_user_text,
         system="\n".join(message.text for message in request.messages if message.role in {"system", "developer"}),
         reply=said.text,
         tool_calls=said.tool_calls,
-        tools={function.name: function.parameters for function in tools},
+        tools=tools,
         json_wanted=wanted is not None and wanted.type in {"json_object", "json_schema"},
         json_schema=wanted.json_schema.schema if wanted is not None and wanted.json_schema is not None else None,
         finish_reason=said.finish_reason,

@@ -41,11 +41,18 @@ class FunctionSpec(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
+class CustomSpec(msgspec.Struct, frozen=True):
+    """A tool that takes free text."""
+
+    name: str = ""
+
+
 class Tool(msgspec.Struct, frozen=True):
     """A tool that the model may call."""
 
     type: str = "function"
     function: FunctionSpec | None = None
+    custom: CustomSpec | None = None
 
 
 class JsonSchemaSpec(msgspec.Struct, frozen=True):
@@ -172,12 +179,25 @@ class FunctionCall(msgspec.Struct, frozen=True):
     arguments: str | None = None
 
 
+class CustomCall(msgspec.Struct, frozen=True):
+    """A tool that takes free text and that the model wants called; in a stream, a piece of that."""
+
+    name: str | None = None
+    input: str | None = None
+
+
 class ToolCall(msgspec.Struct, frozen=True):
     """A tool call of a reply; in a stream, a piece of one, joined by `index`."""
 
     function: FunctionCall = FunctionCall()
+    custom: CustomCall | None = None
     index: int = 0
     id: str | None = None
+
+    @property
+    def called(self) -> FunctionCall:
+        """What is called with what: of a tool that takes free text, that text."""
+        return self.function if self.custom is None else FunctionCall(self.custom.name, self.custom.input)
 
 
 class ReplyMessage(msgspec.Struct, frozen=True):

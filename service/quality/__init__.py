@@ -15,7 +15,7 @@ class CalledTool(msgspec.Struct, frozen=True, kw_only=True):
     """A tool call of the reply, pieces of a stream joined."""
 
     name: str
-    arguments: str  # JSON text, as the model wrote it
+    arguments: str  # as the model wrote them: JSON, or free text for a custom tool
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,7 +25,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
     system: str = ""  # the system prompt, if any
     reply: str = ""  # the text of the first choice
     tool_calls: tuple[CalledTool, ...] = ()
-    tools: dict[str, dict[str, Any]] = {}  # name of each offered tool to the JSON schema of its arguments
+    tools: dict[str, dict[str, Any] | None] = {}  # name of each offered tool to its arguments' schema; None: free text
     json_wanted: bool = False  # response_format is json_object or json_schema
     json_schema: dict[str, Any] | None = None  # the schema of response_format, when one was given
     finish_reason: str | None = None  # "stop", "length", "content_filter", "tool_calls" ...

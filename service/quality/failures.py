@@ -61,10 +61,13 @@ def find_invalid_tool_call(exchange: Exchange) -> str | None:
     return next((found for call in exchange.tool_calls[:32] if (found := _call_fault(call, exchange.tools))), None)
 
 
-def _call_fault(call: CalledTool, tools: dict[str, dict[str, Any]]) -> str | None:
-    # Without any function offered there is nothing to compare with: providers have tools of their own.
+def _call_fault(call: CalledTool, tools: dict[str, dict[str, Any] | None]) -> str | None:
+    # Without any tool offered there is nothing to compare with: providers have tools of their own.
     if tools and call.name not in tools:
         return "a tool was called that was not offered"
+    schema = tools.get(call.name, {})
+    if schema is None:
+        return None
     # Several providers send no arguments at all to a tool that takes none.
     value = _decoded(call.arguments) if call.arguments.strip() else ({},)
     if value is None:
@@ -73,7 +76,7 @@ def _call_fault(call: CalledTool, tools: dict[str, dict[str, Any]]) -> str | Non
         return None
     if not isinstance(value[0], dict):
         return "the arguments of a tool call are not an object"
-    found = fault(value[0], tools.get(call.name, {}))
+    found = fault(value[0], schema)
     return f"the arguments of a tool call do not match its schema: {found}" if found else None
 
 
