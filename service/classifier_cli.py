@@ -2,11 +2,12 @@
 # ruff: noqa: PLC0415 - a command imports only what it runs
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
@@ -94,9 +95,17 @@ def classify(config: Path | None, **given: Any) -> None:
         name, answer = _nvidia(settings, given)
     else:
         name, answer = _small(settings, given)
-    counts = classify_lines(sys.stdin.buffer, sys.stdout.buffer, answer)
+    counts = classify_lines(_standard_input(), sys.stdout.buffer, answer)
     errors = f", {counts.errors} of them with an error" if counts.errors else ""
     click.echo(f"{counts.answered} lines answered by {name}{errors}.", err=True)
+
+
+def _standard_input() -> BinaryIO:
+    """Standard input, opened a second time: Python closes its own at exit, and dies when a thread still waits there."""
+    try:
+        return os.fdopen(os.dup(sys.stdin.fileno()), "rb")
+    except io.UnsupportedOperation:  # it is no file, as in tests
+        return sys.stdin.buffer
 
 
 def _with_given(settings: "ClassifierSettings", given: dict[str, Any]) -> "ClassifierSettings":

@@ -4,6 +4,7 @@ import io
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,9 +16,9 @@ from click.testing import CliRunner
 
 from bandit.vocabulary import TASK_TYPES, Classification, DimensionScores
 from benchmarks.random_classifier import build
-from service.classifiers.nvidia import load_nvidia
+from service.classifiers.nvidia import Reading, load_nvidia
 from service.classifiers.nvidia.heads import SLICES, answer_of
-from service.classify_answers import answer_from, small_answers
+from service.classify_answers import answer_from, nvidia_answers, small_answers
 from service.classify_lines import LONGEST_LINE_BYTES, Counts, Said, classify_lines
 from service.cli import main
 
@@ -297,6 +298,49 @@ def test_a_slow_writer_gets_each_answer_before_it_writes_on(tmp_path):
         _, told = running.communicate()
     assert running.returncode == 0
     assert b"3 lines answered" in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are a thing of Unix")
+@pytest.mark.parametrize("ends", ["interrupt", "closed pipe"])
+def test_it_ends_quietly_while_it_waits_for_input(tmp_path, ends):
+    with start(tmp_path, "--classifier", "rules") as running:
+        for _ in range(2):
+            running.stdin.write(b'{"prompt": "Write a poem."}\n')
+            running.stdin.flush()
+            running.stdout.readline()
+            if ends == "closed pipe":
+                running.stdout.close()
+                running.stdin.write(b'{"prompt": "Write another."}\n')
+                running.stdin.flush()
+                break
+        else:
+            running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 1
+        assert b"rror" not in running.stderr.read()
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["a batch", "one by one after a failed batch"])
+def test_on_a_gpu_prompts_share_batches_of_similar_length(together):
+    calls = []
+
+    class OnGpu:
+        device = "cuda"
+
+        def read(self, texts):
+            calls.append(list(map(len, texts)))
+            if not together and len(texts) > 1:
+                raise RuntimeError("out of memory")
+            if "bad" in texts:
+                raise RuntimeError("cannot be read")
+            return [Reading(np.full(32, len(text), np.float32), np.zeros(4), len(text), False) for text in texts]
+
+    prompts = ["x" * (7 * number % 64) for number in range(64)] + ([] if together else ["bad"])
+    said = nvidia_answers(OnGpu(), logits=True, probabilities=False)(prompts)
+    if together:
+        assert sorted(map(len, calls)) == [32, 32]
+        assert min(max(calls, key=sum)) >= max(min(calls, key=sum)), "the long ones do not pad the short ones"
+    assert [one.logits[0] for one in said[:64]] == [len(prompt) for prompt in prompts[:64]]
+    assert [one.error for one in said[64:]] == ["the classifier failed: cannot be read"] * (not together)
 
 
 def test_without_the_packages_it_says_which_to_install(weights, tmp_path):
