@@ -130,21 +130,24 @@ class Hub:
 
     def _describe(self, repository: str, revision: str, name: str) -> tuple[str, RemoteFile] | None:
         url = self._url(repository, revision, name)
-        headers: dict[str, str] = {}
+        before: dict[str, str] = {}  # headers of redirects inside the hub, for what the last answer lacks
         for _ in range(_REDIRECTS):
             with self._transport():
                 response = self._client.head(url)
             if response.headers.get("x-error-code") == "EntryNotFound":
                 return None
             self._check(response, repository, revision)
-            headers = {**headers, **response.headers}  # a redirect inside the hub may carry what the last one lacks
             target = urljoin(url, response.headers.get("location", ""))
-            if not response.is_redirect or "x-linked-etag" in headers or _origin(target) != _origin(url):
+            if not response.is_redirect or _origin(target) != _origin(url):
                 break
+            before |= response.headers
             url = target
-        commit = headers.get("x-repo-commit", "")
-        digest = (headers.get("x-linked-etag") or headers.get("etag", "")).removeprefix("W/").strip('"')
-        size = headers.get("x-linked-size") or headers.get("content-length", "")
+        found = response.headers
+        own = {} if response.is_redirect else found  # a redirect to the store tells of the file in its own words only
+        commit = found.get("x-repo-commit") or before.get("x-repo-commit", "")
+        etag = found.get("x-linked-etag") or own.get("etag") or before.get("x-linked-etag", "")
+        digest = etag.removeprefix("W/").strip('"')
+        size = found.get("x-linked-size") or own.get("content-length") or before.get("x-linked-size", "")
         if not re.fullmatch(r"[0-9a-f]{40}", commit) or not re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{64}", digest):
             raise DownloadFailed(
                 f"{self.endpoint} names no commit or no checksum for {name}, so it is not a Hugging Face hub, and what "
