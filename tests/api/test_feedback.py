@@ -2,15 +2,7 @@
 
 import pytest
 
-MESSAGES = [{"role": "user", "content": "What is the capital of France?"}]
-
-
-async def ask(http, **more):
-    async with http.post(
-        "/v1/chat/completions", json={"messages": MESSAGES, "simulate": {"quality": 1.0}, **more}
-    ) as reply:
-        assert reply.status == 200, await reply.text()
-        return await reply.json()
+from tests.api.asking import MESSAGES, ask
 
 
 async def give(http, body, path="/feedback"):

@@ -21,17 +21,10 @@ from bandit.vocabulary import Arm, PromptProfile
 from service import store
 from service.database import Database
 from service.settings import SimulatedModel
+from tests.api.asking import MESSAGES, ask, asked
 
-MESSAGES = [{"role": "user", "content": "Explain why the sky is blue."}]
 PROFILE = PromptProfile(task_type="Open QA", tier="medium")
 ARMS = [Arm(name="a", tier="small"), Arm(name="b", tier="medium"), Arm(name="c", tier="large")]
-
-
-async def ask(http, **more):
-    async with http.post(
-        "/v1/chat/completions", json={"messages": MESSAGES, "simulate": {"quality": 1.0}, **more}
-    ) as reply:
-        return reply.status, reply.headers, await reply.json()
 
 
 async def rate(http, decision_id, value, user=""):
@@ -67,7 +60,7 @@ async def test_a_decision_is_committed_before_its_reply_leaves(service):
 
 async def test_feedback_is_idempotent(service):
     async with aiohttp.ClientSession(service.url) as http:
-        _, _, reply = await ask(http)
+        reply = await ask(http)
         statuses = await asyncio.gather(*(rate(http, reply["id"], True) for _ in range(50)))
         assert set(statuses) == {200}
         async with http.get("/v1/posteriors") as answer:
@@ -89,7 +82,7 @@ async def test_reward_and_posterior_share_a_transaction(service):
     async with aiohttp.ClientSession(service.url) as http:
         looking = asyncio.create_task(look())
         for number in range(40):
-            _, _, reply = await ask(http)
+            reply = await ask(http)
             assert await rate(http, reply["id"], number % 2 == 0) == 200
             assert await rate(http, reply["id"], number % 3 == 0) == 200
         stop.set()
@@ -102,7 +95,7 @@ async def test_beliefs_are_a_fold_of_the_rewards(service):
     database = Database(service.settings.database.url)
     async with aiohttp.ClientSession(service.url) as http:
         for number in range(20):
-            _, _, reply = await ask(http)
+            reply = await ask(http)
             await rate(http, reply["id"], number % 2 == 0)
             await rate(http, reply["id"], 0.3, user="ann")
     stored = {}
@@ -121,9 +114,7 @@ async def test_a_decision_can_be_repeated(service):
     async with aiohttp.ClientSession(service.url) as http:
         ids = []
         for number in range(30):
-            _, _, reply = await ask(
-                http, router={"explore": number % 5 != 0, "min_tier": ["small", "medium"][number % 2]}
-            )
+            reply = await ask(http, router={"explore": number % 5 != 0, "min_tier": ["small", "medium"][number % 2]})
             await rate(http, reply["id"], number % 2 == 0)
             ids.append(reply["id"])
         for decision_id in ids:
@@ -157,7 +148,7 @@ async def test_nothing_blocks_the_event_loop(service, reply_words, monkeypatch):
         monkeypatch.setattr(asyncio.Handle, "_run", timed)
         for number in range(40):
             simulate = {"reply": " ".join(f"word{(number * n) % 9973}" for n in range(reply_words))}
-            status, _, reply = await ask(http, simulate=simulate)
+            status, reply = await asked(http, simulate=simulate)
             assert status == 200
             await rate(http, reply["id"], True)
         monkeypatch.undo()
@@ -225,13 +216,13 @@ async def test_the_learner_never_breaks_serving(service):
         "poison", {name: Evidence(float("nan"), float("inf"), -1.0, 1e308) for name in ("small", "large")}
     )
     async with aiohttp.ClientSession(service.url) as http:
-        _, _, reply = await ask(http)
+        reply = await ask(http)
         task_type = reply["routing"]["task_type"]
         knowledge._contents["poison"] = "{}"
         knowledge._snapshots["", task_type] = poisoned
         knowledge._stale.discard(("", task_type))
         knowledge._swapped_at["", task_type] = float("inf")
-        status, _, reply = await ask(http)
+        status, reply = await asked(http)
         assert status == 200
         assert reply["routing"]["method"] == "static_fallback"
         async with http.get("/metrics") as answer:

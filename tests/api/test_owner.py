@@ -3,19 +3,11 @@
 import aiohttp
 import pytest
 
-MESSAGES = [{"role": "user", "content": "Classify the sentiment of: I love it."}]
+from tests.api.asking import MESSAGES, ask
 
 
 async def get(http, path, **params):
     async with http.get(path, params=params) as reply:
-        assert reply.status == 200, await reply.text()
-        return await reply.json()
-
-
-async def ask(http, **more):
-    async with http.post(
-        "/v1/chat/completions", json={"messages": MESSAGES, "simulate": {"quality": 1.0}, **more}
-    ) as reply:
         assert reply.status == 200, await reply.text()
         return await reply.json()
 

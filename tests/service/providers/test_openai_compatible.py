@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import UpstreamFailure
 from service.providers.failures import refusal
 from service.providers.keys import scrub
 from service.providers.openai_compatible import OpenAICompatible
 from service.settings import OpenAICompatibleModel
+from tests.service.providers.calls import failure_of, failures_of, read_all
 from tests.service.providers.upstreams import (
     HANG_UP,
     KEEP,
@@ -48,22 +48,8 @@ def model_at(server, **said):
     return OpenAICompatibleModel(name="gpt", base_url=f"{server.url}/v1", **said)
 
 
-async def read_all(stream):
-    return b"".join([piece async for piece in stream])
-
-
-async def failure_of(awaitable):
-    with pytest.raises(UpstreamFailure) as caught:
-        await awaitable
-    return caught.value
-
-
 async def both_failures(provider, model):
-    """What a plain and a streamed call fail with."""
-    return (
-        await failure_of(provider.complete(model, BODY)),
-        await failure_of(read_all(provider.stream(model, BODY))),
-    )
+    return await failures_of(provider, model, BODY, BODY)
 
 
 async def test_body_and_reply_pass_byte_for_byte(provider):

@@ -26,14 +26,14 @@ FAILING = sends(whole(b'{"error":{"message":"Not now."}}', 503))
 @asynccontextmanager
 async def _passthrough(answer):
     async with upstream(answer) as server:
-        yield OpenAICompatibleModel(name="m", base_url=f"{server.url}/v1", timeout_s=5.0)
+        yield OpenAICompatibleModel(name="m", base_url=f"{server.url}/v1", timeout_s=60.0)
 
 
 @asynccontextmanager
 async def _translated(answer):
     async with upstream(answer) as server:
         yield TranslatedModel(
-            name="m", model="openai/m", base_url=f"{server.url}/v1", api_key_env="VENDOR_KEY", timeout_s=5.0
+            name="m", model="openai/m", base_url=f"{server.url}/v1", api_key_env="VENDOR_KEY", timeout_s=60.0
         )
 
 

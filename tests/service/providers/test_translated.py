@@ -15,10 +15,10 @@ import aiohttp
 import msgspec
 import pytest
 
-from service.errors import UpstreamFailure
 from service.providers.translated import Translated
 from service.settings import TranslatedModel
 from service.wire import ChatChunk, chunk_decoder, reply_decoder
+from tests.service.providers.calls import failure_of, failures_of, read_all
 from tests.service.providers.upstreams import (
     HANG_UP,
     STREAM_HEAD,
@@ -89,10 +89,6 @@ def model_at(url, vendor="openai/m", **said):
     return TranslatedModel(name="other", model=vendor, base_url=url, **said)
 
 
-async def read_all(stream):
-    return b"".join([piece async for piece in stream])
-
-
 def chunks_of(stream: bytes) -> list[ChatChunk]:
     """The chunks of a complete stream, which must end as OpenAI's do."""
     *made, done, rest = stream.split(b"\n\n")
@@ -104,18 +100,8 @@ def words_of(chunks):
     return "".join(choice.delta.content or "" for chunk in chunks for choice in chunk.choices)
 
 
-async def failure_of(awaitable):
-    with pytest.raises(UpstreamFailure) as caught:
-        await awaitable
-    return caught.value
-
-
 async def both_failures(provider, model):
-    """What a plain and a streamed call fail with."""
-    return (
-        await failure_of(provider.complete(model, body())),
-        await failure_of(read_all(provider.stream(model, STREAMED))),
-    )
+    return await failures_of(provider, model, body(), STREAMED)
 
 
 async def test_a_plain_reply_is_openais(provider):
