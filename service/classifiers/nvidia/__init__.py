@@ -28,9 +28,9 @@ Floats = npt.NDArray[np.float32]
 TIERS = (0.2, 0.4)  # the three examples printed on NVIDIA's card fall one in each tier
 
 _SELF_TEST = ("Write a Python script that uses a for loop.", "Why? " * 40, "")
-_EXACT = 1e-3  # logits of one text, alone and padded in a batch
-# Of lower precisions: their rounding depends on what else is in the batch.
-_ROUNDED = 1.0
+_EXACT = 1e-3  # by which logits of one text may differ, alone and padded in a batch
+# In lower precisions they differ by rounding, which depends on the batch: this share of their own spread may.
+_ROUNDED = 0.5
 
 
 class Runtime(Protocol):
@@ -124,7 +124,7 @@ def load_nvidia(
 
     Args:
         folder: With the hub's files; the first time, the exported model is stored beside them.
-        backend: "onnx" computes on the CPU without torch.
+        backend: "onnx" computes on the CPU, without torch.
         precision: "auto" is int8 (torch: bf16) once its gate has passed, else fp32.
         device: For torch: "cpu", "cuda" or "mps".
         threads: That work on one text together.
@@ -132,7 +132,8 @@ def load_nvidia(
         gated: False computes in any precision, to measure it.
 
     Raises:
-        UnusableWeights: the weights are missing, damaged or of another model, or fail the test.
+        UnusableWeights: the weights are missing, damaged or of another model, or fail the test; or there is no room to
+            export them.
         ConfigurationError: the precision is not offered, or its gate has not passed.
     """
     from service.classifiers.nvidia.artefact import latest_digest  # noqa: PLC0415 - needs onnxruntime
@@ -158,8 +159,17 @@ def load_nvidia(
     with ThreadPoolExecutor(1) as pool:
         actual = pool.submit(lambda: checkpoint.digest)
         claimed = latest_digest(checkpoint.folder)
-        nvidia = load(claimed or actual.result())
-        return nvidia if actual.result() == nvidia.digest else load(actual.result())
+        if claimed is not None:
+            try:
+                nvidia = load(claimed)
+            except Exception:
+                if claimed == actual.result():
+                    raise
+            else:
+                if claimed == actual.result():
+                    return nvidia
+                del nvidia
+        return load(actual.result())
 
 
 def _precision(
@@ -202,22 +212,25 @@ def _onnx_runtime(checkpoint: "Checkpoint", digest: str, precision: Precision, t
             intact = pool.submit(artefact.intact)
             try:
                 runtime = OnnxRuntime(artefact, checkpoint.embeddings, precision=precision, threads=threads)
-            except Exception:
+            except Exception:  # a damaged graph is refused by ONNX Runtime with any kind of error
                 if intact.result():
                     raise
             if intact.result():
                 return runtime
+    if digest != checkpoint.digest:
+        raise UnusableWeights(f"{checkpoint.folder} has changed since it was exported.")
     return OnnxRuntime(export(checkpoint, precision), checkpoint.embeddings, precision=precision, threads=threads)
 
 
 def _test(nvidia: Nvidia, folder: Path) -> None:
     """One text must get the same logits alone and padded in a batch."""
     together = nvidia.read(_SELF_TEST)
-    allowed = _EXACT if nvidia.precision == "fp32" else _ROUNDED
     for text, padded in zip(_SELF_TEST, together, strict=True):
-        off = float(np.abs(nvidia.read([text])[0].logits - padded.logits).max())
+        alone = nvidia.read([text])[0].logits
+        off = float(np.abs(alone - padded.logits).max())
+        allowed = _EXACT if nvidia.precision == "fp32" else _ROUNDED * float(alone.std())
         if not off <= allowed:  # NaN is refused too
             raise UnusableWeights(
-                f"{folder}: the self-test fails in {nvidia.precision}: logits of one text differ by {off:.3g} when "
-                f"it is padded in a batch, allowed is {allowed}. Fetch the weights again, or report this."
+                f"{folder}: the self-test fails in {nvidia.precision}: logits of one text differ by {off:.3g} when it "
+                f"is padded in a batch, allowed is {allowed:.3g}. Fetch the weights again, or report this."
             )

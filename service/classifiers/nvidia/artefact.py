@@ -22,7 +22,7 @@ from service.classifiers.nvidia.checkpoint import Checkpoint
 from service.classifiers.nvidia.records import cache_folder
 from service.errors import UnusableWeights
 
-EXPORTER = 2  # raise it when the graph or its tensors change
+EXPORTER = 3  # raise it when the graph or its tensors change
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 
 _LENGTH_BYTES = 8
@@ -38,9 +38,9 @@ class Artefact:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
+            with path.open("rb") as file:
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             length = int.from_bytes(self._map[:_LENGTH_BYTES], "little")
             header = json.loads(self._map[_LENGTH_BYTES : _LENGTH_BYTES + length])
             self._metadata: dict[str, str] = header.pop("__metadata__")
@@ -67,7 +67,7 @@ class Artefact:
 
     def intact(self) -> bool:
         """Whether it holds what was written. Reads it all; other threads run meanwhile."""
-        found = _checksum(self._entries, (self._file_blocks()))
+        found = _checksum(self._entries, self._file_blocks())
         return found == self._metadata.get("checksum")
 
     def _file_blocks(self) -> Iterator[bytes]:
@@ -96,29 +96,29 @@ def artefact_name(digest: str, precision: str) -> str:
 
 def artefact_path(folder: Path, digest: str, precision: str) -> Path:
     """Where the artefact of weights in `folder` is; where it would be written first, when there is none."""
-    name = artefact_name(digest, precision)
-    places = [folder / name, cache_folder() / name]
-    return next((path for path in places if path.is_file()), places[0] if _writable(folder) else places[1])
+    places = _places(folder, artefact_name(digest, precision))
+    there = next((path for path in places if path.is_file()), None)
+    return there or (places[0] if os.access(folder, os.W_OK) else places[1])
+
+
+def _places(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / name, cache_folder() / name
 
 
 def latest_digest(folder: Path) -> str | None:
     """The digest of the weights that the newest artefact was made from: very probably those of today."""
-    pattern = artefact_name("?" * 16, "*")
-    found = [path for path in folder.glob(pattern) if path.is_file()]
-    for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        try:
-            return Artefact(path).digest
-        except UnusableWeights:
-            continue
+    for place in (folder, cache_folder()):
+        found = [path for path in place.glob(artefact_name("?" * 16, "*")) if path.is_file()]
+        for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+            try:
+                return Artefact(path).digest
+            except UnusableWeights:
+                continue
     return None
 
 
-def _writable(folder: Path) -> bool:
-    return os.access(folder, os.W_OK)
-
-
 def load_artefact(checkpoint: Checkpoint, digest: str, precision: str) -> Artefact | None:
-    """The cached artefact of these weights; None when there is none, or when it is no artefact at all."""
+    """The cached artefact of weights with this digest; None when there is none, or when it is no artefact at all."""
     path = artefact_path(checkpoint.folder, digest, precision)
     if not path.is_file():
         return None
@@ -133,17 +133,30 @@ def export(checkpoint: Checkpoint, precision: str) -> Artefact:
     """Build the artefact of these weights and store it, in the place of an older one.
 
     Raises:
-        UnusableWeights: a weight is NaN or infinite.
+        UnusableWeights: a weight is NaN or infinite, or there is no room.
     """
-    from service.classifiers.nvidia.graph import build_graph  # noqa: PLC0415 - needs onnx, only here
+    from service.classifiers.nvidia.calibration import observed_inputs  # noqa: PLC0415 - needs onnx, only here
+    from service.classifiers.nvidia.graph import build_graph  # noqa: PLC0415 - likewise
 
     checkpoint.check_values()
-    graph, tensors = build_graph(checkpoint, quantised=precision == "int8")
+    graph, tensors = build_graph(checkpoint, quantise=observed_inputs(checkpoint) if precision == "int8" else None)
     arrays = {_GRAPH: np.frombuffer(graph, np.uint8), **tensors}
-    return Artefact(_write(artefact_path(checkpoint.folder, checkpoint.digest, precision), arrays, checkpoint.digest))
+    failures = []
+    for path in _places(checkpoint.folder, artefact_name(checkpoint.digest, precision)):
+        try:
+            _write(path, arrays, checkpoint.digest)
+        except OSError as error:  # a read-only or full file system
+            failures.append(str(error))
+        else:
+            return Artefact(path)
+    size = sum(value.nbytes for value in arrays.values()) / 1e6
+    raise UnusableWeights(
+        f"The export of {checkpoint.folder} can be stored nowhere ({'; '.join(failures)}): it needs {size:,.0f} MB. "
+        "The environment variable ARMWISE_CACHE may name another folder."
+    )
 
 
-def _write(path: Path, arrays: dict[str, Array], digest: str) -> Path:
+def _write(path: Path, arrays: dict[str, Array], digest: str) -> None:
     # Wide elements first: then all are aligned, whatever their sizes.
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].itemsize, item[0]))
     entries: dict[str, Any] = {}
@@ -156,7 +169,7 @@ def _write(path: Path, arrays: dict[str, Array], digest: str) -> Path:
     data = [np.ascontiguousarray(value) for _, value in ordered]
     metadata = {"digest": digest, "checksum": _checksum(entries, (value.data for value in data))}
     header = json.dumps({"__metadata__": metadata, **entries}, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 64)
+    header += b" " * (-(_LENGTH_BYTES + len(header)) % 64)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
     try:
@@ -169,4 +182,3 @@ def _write(path: Path, arrays: dict[str, Array], digest: str) -> Path:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-    return path

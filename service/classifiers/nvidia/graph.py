@@ -12,6 +12,7 @@ Operators are chosen by measurement; ONNX Runtime's own SkipLayerNormalization, 
 slower than what stands here.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -21,47 +22,54 @@ from onnx import TensorProto, helper, numpy_helper
 from service.classifiers.nvidia.checkpoint import Checkpoint
 from service.classifiers.nvidia.geometry import DISTANCES, DISTANCES_NORM, Geometry
 from service.classifiers.nvidia.heads import HEADS, N_LOGITS
+from service.classifiers.nvidia.quantisation import Inputs, quantised
 
 Floats = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 Tensors = dict[str, Array]
 
 MASKED = -1e9  # added to the scores of padding: its probability is exactly 0
+INPUT = "input of "  # before the name of a linear layer: its observed input
 _INLINE_BYTES = 4096  # smaller tensors stay in the graph itself
 _OPSET, _IR_VERSION = 21, 10
 
 
-def build_graph(checkpoint: Checkpoint, *, quantised: bool) -> tuple[bytes, Tensors]:
+def build_graph(
+    checkpoint: Checkpoint, *, quantise: Mapping[str, Inputs] | None = None, observe: bool = False
+) -> tuple[bytes, Tensors]:
     """The graph as an ONNX model, and its large tensors by the names under which the graph refers to them.
 
     Inputs `rows` (n, L, hidden), rows of the embedding table, and `mask` (n, L), 1 at tokens and 0 at padding; outputs
-    `logits` (n, 32) and `pooled` (n, hidden); all float32. `quantised` has the encoder's linear layers multiply in
-    int8: weights by column, inputs by tensor at each call.
+    `logits` (n, 32) and `pooled` (n, hidden); all float32. `quantise` has the encoder's linear layers multiply in int8,
+    and says what their inputs are like; `observe` adds these inputs, (n L, channels), to the outputs, by name.
     """
-    builder = _Builder(checkpoint, quantised=quantised)
-    return builder.build()
+    return _Builder(checkpoint, quantise).build(observe=observe)
 
 
 class _Builder:
     """Names of values are strings; hidden states are flat, (n L, hidden), but in attention."""
 
-    def __init__(self, checkpoint: Checkpoint, *, quantised: bool) -> None:
+    def __init__(self, checkpoint: Checkpoint, quantise: Mapping[str, Inputs] | None = None) -> None:
         self.checkpoint = checkpoint
         self.geometry = checkpoint.geometry
         self.width = self.geometry.hidden // self.geometry.heads  # of one attention head
         self.distances = distance_embeddings(checkpoint)
-        self.quantised = quantised
+        self.quantise = quantise
+        self.inputs: dict[str, str] = {}  # of the linear layers
         self.tensors: Tensors = {}
         self.nodes: list[Any] = []
 
-    def build(self) -> tuple[bytes, Tensors]:
+    def build(self, *, observe: bool = False) -> tuple[bytes, Tensors]:
         self._shapes()
         flat = self.op("Reshape", "rows", self.ints(-1, self.geometry.hidden))
         hidden = self._norm(flat, "backbone.embeddings.LayerNorm")
         for number in range(self.geometry.layers):
             hidden = self._layer(hidden, f"backbone.encoder.layer.{number}")
         self._outputs(self.op("Reshape", hidden, self.hidden_shape))
-        return self._serialised()
+        outputs = {"logits": ["n", N_LOGITS], "pooled": ["n", self.geometry.hidden]}
+        if observe:
+            outputs |= {self._named(values, f"{INPUT}{name}"): ["n L", None] for name, values in self.inputs.items()}
+        return self._serialised(outputs)
 
     def op(self, kind: str, *inputs: str, domain: str = "", **attributes: Any) -> str:
         """Append a node; the name of its output."""
@@ -185,12 +193,18 @@ class _Builder:
 
     def _product(self, values: str, name: str, weights: Floats, biases: Floats) -> str:
         """`values` @ `weights` + `biases`."""
-        bias = self.constant(f"{name}.bias", biases)
-        if not self.quantised:
-            return self.op("Gemm", values, self.constant(f"{name}.weight", weights), bias)
-        quantised, scales = quantised_by_column(weights)
-        weight, scale = self.constant(f"{name}.weight", quantised), self.constant(f"{name}.scale", scales)
-        return self.fused("DynamicQuantizeMatMul", values, weight, scale, "", bias)
+        self.inputs[name] = values
+        if self.quantise is None:
+            weight, bias = self.constant(f"{name}.weight", weights), self.constant(f"{name}.bias", biases)
+            return self.op("Gemm", values, weight, bias)
+        # Only normed values have channels that are far wider than the others, and take a factor at little cost.
+        normed = name.endswith(("attention.self", "intermediate.dense"))
+        linear = quantised(weights, biases, self.quantise[name], equalised=normed)
+        weight, bias = self.constant(f"{name}.weight", linear.weights), self.constant(f"{name}.bias", linear.biases)
+        if linear.factors is not None:
+            values = self.op("Mul", values, self.constant(f"{name}.factors", linear.factors))
+        scales = self.constant(f"{name}.scales", linear.scales)
+        return self.fused("DynamicQuantizeMatMul", values, weight, scales, "", bias)
 
     def _norm(self, values: str, name: str) -> str:
         weight = self.constant(f"{name}.weight", self.checkpoint.tensor(f"{name}.weight"))
@@ -205,10 +219,14 @@ class _Builder:
         names = [f"head_{index}.fc" for index in range(len(HEADS))]
         weights, biases = self._weights(*names), self._biases(*names)
         logits = self.op("Gemm", pooled, self.constant("heads.weight", weights), self.constant("heads.bias", biases))
-        self.nodes.append(helper.make_node("Identity", [pooled], ["pooled"]))
-        self.nodes.append(helper.make_node("Identity", [logits], ["logits"]))
+        self._named(pooled, "pooled")
+        self._named(logits, "logits")
 
-    def _serialised(self) -> tuple[bytes, Tensors]:
+    def _named(self, values: str, name: str) -> str:
+        self.nodes.append(helper.make_node("Identity", [values], [name]))
+        return name
+
+    def _serialised(self, outputs: Mapping[str, list[Any]]) -> tuple[bytes, Tensors]:
         floats, hidden = TensorProto.FLOAT, self.geometry.hidden
         large = {name: value for name, value in self.tensors.items() if value.nbytes >= _INLINE_BYTES}
         graph = helper.make_graph(
@@ -218,10 +236,7 @@ class _Builder:
                 helper.make_tensor_value_info("rows", floats, ["n", "L", hidden]),
                 helper.make_tensor_value_info("mask", floats, ["n", "L"]),
             ],
-            [
-                helper.make_tensor_value_info("logits", floats, ["n", N_LOGITS]),
-                helper.make_tensor_value_info("pooled", floats, ["n", hidden]),
-            ],
+            [helper.make_tensor_value_info(name, floats, shape) for name, shape in outputs.items()],
             [
                 _placeholder(name, value) if name in large else numpy_helper.from_array(value, name)
                 for name, value in self.tensors.items()
@@ -238,12 +253,6 @@ def _placeholder(name: str, value: Array) -> TensorProto:
     tensor = TensorProto(name=name, data_type=kind, dims=value.shape, data_location=TensorProto.EXTERNAL)
     tensor.external_data.add(key="location", value="given at load")
     return tensor
-
-
-def quantised_by_column(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
-    """Weights (inputs, outputs) as int8, and the scale of each output."""
-    scales: Floats = np.maximum(np.abs(weights).max(axis=0), np.finfo(np.float32).tiny) / np.float32(127)
-    return np.rint(weights / scales).astype(np.int8), scales
 
 
 def distance_embeddings(checkpoint: Checkpoint) -> Floats:
