@@ -536,6 +536,24 @@ async def test_the_event_loop_goes_first(serve):
     assert all(nice > own or nice == own == 19 for nice in reading)
 
 
+async def test_the_sentence_embedding_is_read_like_any_model():
+    settings = ClassifierSettings(kind="embedded", embedded="embedding", deadline_s=30.0)
+    classifying = Classifying(Metrics())
+    classifying.take_over(plan_of(settings, {}))
+    early = await classifying.classify("Translate this into French: good morning.", settings)
+    assert early.trace.classifier == (SMALL.name if early.trace.fallback else classifying.serving.name)
+    await until(lambda: classifying.state == "serving")
+    classified = await classifying.classify("Translate this into French: good evening.", settings)
+    assert classified.trace.classifier.startswith("embedding/")
+    assert classified.trace.precision == "int8"
+    assert classified.trace.tokens > 5
+    assert classified.trace.fallback == ""
+    queue = classifying._queue
+    classifying.take_over(plan_of(replace(settings, deadline_s=1.0), {}))
+    assert classifying._queue is queue
+    await classifying.close()
+
+
 # What the settings mean
 
 
