@@ -284,8 +284,15 @@ def export(config: Path | None, weights: str | None, precisions: tuple[str, ...]
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help='Prompts of your own for the precision gate, lines {"prompt"}; at least 100.',
 )
+@click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "cuda", "mps"]),
+    help="Where torch is gated.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
-def check(config: Path | None, weights: str | None, prompts: Path | None, *, as_json: bool) -> None:
+def check(config: Path | None, weights: str | None, prompts: Path | None, device: str, *, as_json: bool) -> None:
     """Check the weights: self-test, the examples on NVIDIA's model card, and which precisions agree with fp32.
 
     The precisions' verdicts are recorded beside the weights; the setting precision = "auto" follows them.
@@ -298,7 +305,7 @@ def check(config: Path | None, weights: str | None, prompts: Path | None, *, as_
         from service.classifiers.nvidia.checking import check as run
 
         with _bars() as note:
-            report = run(folder, own, note)
+            report = run(folder, own, device=device, note=note)
     if as_json:
         import msgspec
 
@@ -342,7 +349,8 @@ def _told(report: "Report") -> Iterator[str]:
         off = "is another one" if example.difference is None else f"is off by {example.difference:.4g}"
         yield f"           {example.worst_field} {off}: {example.prompt}..."
     for gate in report.gates:
-        yield f"{gate.precision:10} {'passed' if gate.passed else 'not passed: fp32 is served'} ({gate.backend})"
+        outcome = "passed" if gate.passed else "not passed: fp32 is served"
+        yield f"{gate.precision:10} {outcome} ({gate.backend}, {gate.device})"
         yield from _verdicts(gate)
     served = ", ".join(f"{precision} with {backend}" for backend, precision in report.serves.items())
     yield f'serves     {served}, by precision = "auto"'

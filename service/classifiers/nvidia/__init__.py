@@ -142,7 +142,7 @@ def load_nvidia(
     checkpoint = open_checkpoint(Path(folder))
 
     def load(digest: str) -> Nvidia:
-        chosen = _precision(checkpoint, digest, backend, precision, gated=gated)
+        chosen = _precision(checkpoint.folder, digest, backend, device, precision, gated=gated)
         runtime: Runtime
         if backend == "torch":
             from service.classifiers.nvidia.torch_runtime import TorchRuntime  # noqa: PLC0415 - needs torch
@@ -173,23 +173,16 @@ def load_nvidia(
 
 
 def _precision(
-    checkpoint: "Checkpoint", digest: str, backend: Backend, asked: Precision | Literal["auto"], *, gated: bool
+    folder: Path, digest: str, backend: Backend, device: str, asked: Precision | Literal["auto"], *, gated: bool
 ) -> Precision:
-    from service.classifiers.nvidia.artefact import RUNTIME, artefact_path  # noqa: PLC0415 - needs onnxruntime
-    from service.classifiers.nvidia.gate import recorded  # noqa: PLC0415 - only when used
+    from service.classifiers.nvidia.gate import LOWER, recorded, subject_of  # noqa: PLC0415 - only when used
 
-    low: Precision = "int8" if backend == "onnx" else "bf16"
+    low = LOWER[backend]
     if asked == "fp32" or (asked == low and not gated):
         return asked
     if asked not in {"auto", low}:
         raise ConfigurationError([f'precision "{asked}" is not offered with backend "{backend}", only fp32 and {low}'])
-    runtime = RUNTIME
-    if backend == "torch":
-        import torch  # noqa: PLC0415 - only when used
-
-        runtime = f"torch {torch.__version__}"
-    beside = artefact_path(checkpoint.folder, digest, low)
-    record = recorded(beside, digest=digest, backend=backend, precision=low, runtime=runtime)
+    record = recorded(subject_of(folder, digest, backend, device))
     if record is not None and record.passed:
         return low
     if asked == "auto":

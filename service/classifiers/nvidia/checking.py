@@ -8,12 +8,11 @@ from typing import Literal
 import msgspec
 
 from service.classifiers.nvidia import TIERS, Backend, Nvidia, Precision, load_nvidia
-from service.classifiers.nvidia.artefact import RUNTIME, artefact_path
 from service.classifiers.nvidia.card import CardReport, check_card, could_be_released
 from service.classifiers.nvidia.checkpoint import open_checkpoint
 from service.classifiers.nvidia.config_file import read_config
 from service.classifiers.nvidia.fetch import REPOSITORY, holds_all, read_fetched
-from service.classifiers.nvidia.gate import Verdict, different, packaged_prompts, record, run_gate
+from service.classifiers.nvidia.gate import LOWER, Verdict, different, packaged_prompts, record, run_gate, subject_of
 from service.classifiers.nvidia.geometry import Geometry
 from service.classifiers.nvidia.heads import answer_of
 from service.errors import UnusableWeights
@@ -27,6 +26,7 @@ class Gated(msgspec.Struct, frozen=True, kw_only=True):
     """One lower precision, compared with fp32."""
 
     backend: Backend
+    device: str
     precision: Precision
     passed: bool
     verdicts: tuple[Verdict, ...] = ()  # on the packaged prompts, then on the owner's
@@ -52,8 +52,12 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return self.card != "failed"
 
 
-def check(folder: Path, own_prompts: Sequence[str] = (), note: Note = lambda *_: lambda _: None) -> Report:
+def check(
+    folder: Path, own_prompts: Sequence[str] = (), *, device: str = "cpu", note: Note = lambda *_: lambda _: None
+) -> Report:
     """Open, load, test and gate the weights in a folder; the verdicts are recorded with the artefacts.
+
+    torch, when it is installed, is gated on `device`.
 
     Raises:
         UnusableWeights: they are damaged or of another model, or fail the self-test.
@@ -67,11 +71,9 @@ def check(folder: Path, own_prompts: Sequence[str] = (), note: Note = lambda *_:
     intact = fetched is not None and holds_all(folder, fetched)
     card_report = _card(reference, checkpoint.geometry, folder)
     released = intact and fetched is not None and fetched.repository == REPOSITORY
-    gates = [_gate(reference, folder, "onnx", "int8", RUNTIME, prompt_sets, note)]
+    gates = [_gate(reference, folder, "onnx", "cpu", prompt_sets, note)]
     if find_spec("torch") is not None:
-        import torch  # noqa: PLC0415 - only when it is there
-
-        gates.append(_gate(reference, folder, "torch", "bf16", f"torch {torch.__version__}", prompt_sets, note))
+        gates.append(_gate(reference, folder, "torch", device, prompt_sets, note))
     return Report(
         folder=str(folder),
         digest=reference.digest,
@@ -102,25 +104,21 @@ def _gate(
     reference: Nvidia,
     folder: Path,
     backend: Backend,
-    precision: Precision,
-    runtime: str,
+    device: str,
     prompt_sets: Sequence[Sequence[str]],
     note: Note,
 ) -> Gated:
+    precision = LOWER[backend]
     told = note(f"Comparing {precision} on {backend} with fp32", 2 * sum(map(len, prompt_sets)))
     try:
-        candidate = load_nvidia(folder, backend=backend, precision=precision, gated=False)
+        candidate = load_nvidia(folder, backend=backend, precision=precision, device=device, gated=False)
         verdicts = tuple(run_gate(reference, candidate, prompts, TIERS, told) for prompts in prompt_sets)
     except UnusableWeights as error:
-        return Gated(backend=backend, precision=precision, passed=False, problem=str(error))
+        return Gated(backend=backend, device=device, precision=precision, passed=False, problem=str(error))
     problem = ""
-    beside = artefact_path(folder, reference.digest, precision)
     try:
-        stored = record(
-            beside, verdicts, digest=reference.digest, backend=backend, precision=precision, runtime=runtime
-        )
-        passed = stored.passed
+        record(subject_of(folder, reference.digest, backend, device), verdicts)
     except OSError as error:
-        passed = all(verdict.passed for verdict in verdicts)
         problem = f"the verdict cannot be recorded ({error}), so it will not be followed; set ARMWISE_CACHE"
-    return Gated(backend=backend, precision=precision, passed=passed, verdicts=verdicts, problem=problem)
+    passed = all(verdict.passed for verdict in verdicts)
+    return Gated(backend=backend, device=device, precision=precision, passed=passed, verdicts=verdicts, problem=problem)

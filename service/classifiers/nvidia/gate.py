@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -26,6 +26,7 @@ TASK_AGREEMENT = 0.99  # at least
 MEAN_ERROR = 0.01  # of the complexity, at most
 MARGIN = 0.02  # a tier may only change when the complexity was this near to the boundary
 FEWEST_PROMPTS = 100
+LOWER: dict[str, Literal["int8", "bf16"]] = {"onnx": "int8", "torch": "bf16"}  # the precision beside fp32, by backend
 PROMPTS = Path(__file__).parent / "gate_prompts.json"
 
 _RULES = 1  # raise it when what passes changes: older verdicts are then not followed
@@ -185,23 +186,44 @@ def processor() -> str:
     return "+".join([platform.machine(), *sorted(found)])
 
 
-def record(
-    beside: Path, verdicts: Sequence[Verdict], *, digest: str, backend: str, precision: str, runtime: str
-) -> Record:
+class Subject(NamedTuple):
+    """What a verdict is about, and where it is stored."""
+
+    beside: Path  # the artefact, or where it would be
+    digest: str
+    backend: str
+    precision: str
+    runtime: str
+
+
+def subject_of(folder: Path, digest: str, backend: Literal["onnx", "torch"], device: str) -> Subject:
+    """The lower precision of a backend, with the weights of this digest in `folder`, on a device."""
+    from service.classifiers.nvidia.artefact import RUNTIME, artefact_path  # noqa: PLC0415 - needs onnxruntime
+
+    precision, runtime = LOWER[backend], RUNTIME
+    if backend == "torch":
+        import torch  # noqa: PLC0415 - only when used
+
+        runtime = f"torch {torch.__version__} on {device}"
+    place = precision if device == "cpu" else f"{precision}-{device}"
+    return Subject(artefact_path(folder, digest, place), digest, backend, precision, runtime)
+
+
+def record(subject: Subject, verdicts: Sequence[Verdict]) -> Record:
     """Store verdicts beside the artefact that they are about, in the place of older ones.
 
     Where the artefact's folder cannot be written to, as in a container, they are stored in the cache folder.
     """
     stored = Record(
-        digest=digest,
-        backend=backend,
-        precision=precision,
-        runtime=runtime,
+        digest=subject.digest,
+        backend=subject.backend,
+        precision=subject.precision,
+        runtime=subject.runtime,
         processor=processor(),
         verdicts=tuple(verdicts),
         decided_at=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     )
-    first, second = _places(beside)
+    first, second = _places(subject.beside)
     try:
         write_record(first, stored)
     except OSError:
@@ -210,12 +232,12 @@ def record(
     return stored
 
 
-def recorded(beside: Path, *, digest: str, backend: str, precision: str, runtime: str) -> Record | None:
-    """The newest verdicts on an artefact that hold for these weights, this runtime and this kind of processor."""
-    asked = (digest, backend, precision, runtime, processor(), _RULES)
+def recorded(subject: Subject) -> Record | None:
+    """The newest verdicts on a subject, as long as they hold for it and for this kind of processor."""
+    asked = (*subject[1:], processor(), _RULES)
     found = [
         stored
-        for place in _places(beside)
+        for place in _places(subject.beside)
         if (stored := read_record(place, Record)) is not None
         and (stored.digest, stored.backend, stored.precision, stored.runtime, stored.processor, stored.rules) == asked
     ]

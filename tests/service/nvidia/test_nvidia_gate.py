@@ -12,25 +12,26 @@ from bandit.vocabulary import TASK_TYPES
 from benchmarks.random_classifier import build
 from service.classifiers.nvidia import TIERS as NVIDIA_TIERS
 from service.classifiers.nvidia import Reading, load_nvidia
-from service.classifiers.nvidia.artefact import RUNTIME, artefact_path
 from service.classifiers.nvidia.gate import (
     FEWEST_PROMPTS,
     MARGIN,
     MEAN_ERROR,
     PROMPTS,
     TASK_AGREEMENT,
+    Subject,
     Verdict,
     packaged_prompts,
     record,
     recorded,
     run_gate,
+    subject_of,
 )
 from service.classifiers.nvidia.heads import SLICES, answer_of
 from service.errors import ArmwiseError, ConfigurationError, UnusableWeights
 
 TIERS = (0.2, 0.4)
 TEXTS = [f"prompt {number}" for number in range(200)]
-HOLDS_FOR = {"digest": "d" * 64, "backend": "onnx", "precision": "int8", "runtime": "onnxruntime 1.2.3"}
+SUBJECT = Subject(Path("armwise-d-int8.safetensors"), "d" * 64, "onnx", "int8", "onnxruntime 1.2.3")
 
 
 class Fixed:
@@ -185,41 +186,52 @@ def verdict(**changes):
     return Verdict(**{**fields, **changes})
 
 
-def test_a_record_is_read_back_for_what_it_holds_for_and_nothing_else(tmp_path):
-    beside = tmp_path / "armwise-d-int8.safetensors"
-    assert recorded(beside, **HOLDS_FOR) is None
-    stored = record(beside, [verdict()], **HOLDS_FOR)
+@pytest.fixture
+def subject(tmp_path):
+    return SUBJECT._replace(beside=tmp_path / SUBJECT.beside)
+
+
+def test_a_record_is_read_back_for_what_it_holds_for_and_nothing_else(subject):
+    assert recorded(subject) is None
+    stored = record(subject, [verdict()])
     assert stored.passed
-    assert recorded(beside, **HOLDS_FOR) == stored
+    assert recorded(subject) == stored
     for name, other in {"digest": "e" * 64, "backend": "torch", "precision": "bf16", "runtime": "1.2.4"}.items():
-        assert recorded(beside, **{**HOLDS_FOR, name: other}) is None
+        assert recorded(subject._replace(**{name: other})) is None
 
 
-def test_a_record_of_another_kind_of_processor_or_of_older_rules_is_not_followed(tmp_path):
-    beside = tmp_path / "a"
-    record(beside, [verdict()], **HOLDS_FOR)
-    path = tmp_path / "a.gate.json"
+def test_a_record_of_another_kind_of_processor_or_of_older_rules_is_not_followed(subject):
+    record(subject, [verdict()])
+    path = subject.beside.with_name(f"{subject.beside.name}.gate.json")
     stored = json.loads(path.read_text())
     for change in ({"processor": "abacus"}, {"rules": 0}):
         path.write_text(json.dumps(stored | change))
-        assert recorded(beside, **HOLDS_FOR) is None
+        assert recorded(subject) is None
     path.write_text("{")
-    assert recorded(beside, **HOLDS_FOR) is None
+    assert recorded(subject) is None
 
 
-def test_one_failed_set_of_prompts_is_enough_to_fail(tmp_path):
+def test_one_failed_set_of_prompts_is_enough_to_fail(subject):
     failed = verdict(passed=False, tier_flips=2)
-    assert not record(tmp_path / "a", [verdict(), failed], **HOLDS_FOR).passed
-    assert not record(tmp_path / "a", [], **HOLDS_FOR).passed
+    assert not record(subject, [verdict(), failed]).passed
+    assert not record(subject, []).passed
     assert "2 prompts" in failed.reasons[0]
 
 
 def test_where_the_weights_cannot_be_written_the_cache_keeps_the_record(tmp_path, monkeypatch):
     monkeypatch.setenv("ARMWISE_CACHE", str(tmp_path / "cache"))
-    beside = Path("/proc/no-such-folder/a")
-    stored = record(beside, [verdict()], **HOLDS_FOR)
-    assert recorded(beside, **HOLDS_FOR) == stored
+    subject = SUBJECT._replace(beside=Path("/proc/no-such-folder/a"))
+    stored = record(subject, [verdict()])
+    assert recorded(subject) == stored
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["a.gate.json"]
+
+
+def test_devices_and_backends_are_subjects_of_their_own(tmp_path):
+    subjects = {
+        subject_of(tmp_path, "d" * 64, backend, device)
+        for backend, device in (("onnx", "cpu"), ("torch", "cpu"), ("torch", "cuda"), ("torch", "mps"))
+    }
+    assert len({subject.beside for subject in subjects}) == len({subject[1:] for subject in subjects}) == 4
 
 
 def test_auto_follows_the_record_and_an_ungated_precision_is_refused(tmp_path):
@@ -229,13 +241,12 @@ def test_auto_follows_the_record_and_an_ungated_precision_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"not passed its gate.*armwise classifier check"):
         load_nvidia(folder, precision="int8")
     assert load_nvidia(folder, precision="int8", gated=False).precision == "int8"
-    holds_for = {**HOLDS_FOR, "digest": nvidia.digest, "runtime": RUNTIME}
-    beside = artefact_path(folder, nvidia.digest, "int8")
-    record(beside, [verdict(passed=False, tier_flips=3)], **holds_for)
+    subject = subject_of(folder, nvidia.digest, "onnx", "cpu")
+    record(subject, [verdict(passed=False, tier_flips=3)])
     assert load_nvidia(folder).precision == "fp32"
     with pytest.raises(ConfigurationError, match="3 prompts"):
         load_nvidia(folder, precision="int8")
-    record(beside, [verdict()], **holds_for)
+    record(subject, [verdict()])
     assert load_nvidia(folder).precision == "int8"
     assert load_nvidia(folder, precision="int8").precision == "int8"
     assert load_nvidia(folder, precision="fp32").precision == "fp32"
