@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -183,6 +184,19 @@ def test_force_keeps_what_is_not_better(weights, tmp_path, out):
     assert not (out / ".tuning").exists()
 
 
+def test_what_was_learned_before_a_refusal_is_not_learned_again(weights, tmp_path, out):
+    data, options = write(tmp_path / "data", rows(120)), Options(epochs=3, learning_rate=1e-9)
+    assert not tune(weights, data, out, options).kept
+    steps = []
+
+    @contextmanager
+    def progress(_doing, _total):
+        yield steps.append
+
+    assert tune(weights, data, out, options, force=True, progress=progress).kept
+    assert len(steps) == 2  # all prompts were read and all epochs had ended before
+
+
 def test_a_model_is_not_written_over(weights, tmp_path, tiny_folder):
     data = write(tmp_path / "data", rows(120))
     with pytest.raises(ConfigurationError, match="holds a model already"):
@@ -275,7 +289,6 @@ class Stop(BaseException):
 
 def stopping_after(steps, label="Learning"):
     """Shows no progress, and stops after so many steps."""
-    from contextlib import contextmanager
 
     @contextmanager
     def progress(doing, total):
