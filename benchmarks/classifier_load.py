@@ -4,9 +4,10 @@ Run: python -m benchmarks.classifier_load                    about a minute; mak
      python -m benchmarks.classifier_load --weights FOLDER   any folder with weights
 
 `armwise serve` runs in a process of its own on all cores, with learning and SQLite; the upstream is simulated. 32
-callers send chats of 6 to 120 tokens, every text another one, so that no answer comes from the cache. The event loop's
-delay is measured twice: inside the service, twenty times a second (armwise_event_loop_delay_seconds), and from outside,
-as the time of GET /health on a connection of its own, by a process of its own.
+callers send chats of 6 to 120 tokens, as long as people write them, every text another one, so that no answer comes
+from the cache. The event loop's delay is measured twice: inside the service, twenty times a second
+(armwise_event_loop_delay_seconds), and from outside, as the time of GET /health on a connection of its own, by a
+process of its own.
 """
 
 import argparse
@@ -16,13 +17,11 @@ import itertools
 import json
 import multiprocessing
 import os
-import random
 import re
 import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -31,18 +30,19 @@ import msgspec
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.load_client import http_request, percentile, prompts, run_load
+from benchmarks.classifier_variants import Texts
+from benchmarks.load_client import http_request, percentile, run_load
 from benchmarks.processes import Server, free_port, machine
 from benchmarks.random_classifier import build
 from service.classifiers.nvidia import load_nvidia
-from service.classifiers.nvidia.artefact import RUNTIME, artefact_path
 from service.classifiers.nvidia.checkpoint import open_checkpoint
-from service.classifiers.nvidia.gate import Verdict, record
+from service.classifiers.nvidia.gate import Verdict, record, subject_of
 from service.classifiers.nvidia.tokens import Tokenizer
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "classifier_load.json"
-LENGTHS = (6, 10, 14, 20, 28, 40, 56, 80, 120)  # tokens, each as often
+MOST_PER_SECOND = 300  # texts that are made for a run: if more were read, some would come from the cache
+WARM_UP_S = 2.0
 TARGETS = {
     "classified by the model, per second": (150.0, "at least"),
     "event loop delay p99, ms": (5.0, "less than"),
@@ -73,18 +73,13 @@ tier = "large"
 """
 
 
-def texts(tokenizer: Tokenizer) -> Iterator[str]:
-    """Different texts without end, of about `LENGTHS` tokens, in an order that is the same in every run."""
-    words = " ".join(prompts()).split()
-    tokens = [tokenizer.encode(word).tokens - 2 for word in words]
-    chance = random.Random(0)
-    for number in itertools.count():
-        left = chance.choice(LENGTHS) - 2 - len(str(number)) // 2
-        first = last = chance.randrange(len(words) - max(LENGTHS))
-        while left > 0:
-            left -= tokens[last]
-            last += 1
-        yield " ".join([*words[first:last], str(number)])
+def texts(tokenizer: Tokenizer, count: int) -> list[str]:
+    """Different texts of 6 to 120 tokens, as long as people write them; the same in every run."""
+    chat = Texts(lambda text: tokenizer.encode(text).tokens).chat()
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[next(chat)] = None
+    return list(found)
 
 
 def body(text: str) -> bytes:
@@ -140,10 +135,10 @@ def memory(pid: int) -> dict[str, float]:
 class Bench:
     """The simulated upstream, and one service after another."""
 
-    def __init__(self, folder: Path, weights: Path) -> None:
+    def __init__(self, folder: Path, weights: Path, seconds: float) -> None:
         self.folder = folder
         self.weights = weights
-        self.tokenizer = open_checkpoint(weights).tokenizer
+        self.texts = texts(open_checkpoint(weights).tokenizer, round(MOST_PER_SECOND * (seconds + WARM_UP_S)))
         self.cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         self.upstream = free_port()
         command = [sys.executable, str(HERE / "mock_upstream.py"), "--port", str(self.upstream)]
@@ -189,8 +184,10 @@ class Bench:
         """One service under load."""
         server, port, took = self.start(kind, precision, workers)
         try:
-            requests = (http_request("/v1/chat/completions", body(text)) for text in texts(self.tokenizer))
-            await run_load(port, requests, connections=callers, count=10**9, seconds=2.0)  # what is made at first use
+            requests = (http_request("/v1/chat/completions", body(text)) for text in itertools.cycle(self.texts))
+            await run_load(
+                port, requests, connections=callers, count=10**9, seconds=WARM_UP_S
+            )  # what is made at first use
             ours, theirs = multiprocessing.Pipe()
             watching = multiprocessing.Process(target=probe, args=(port, theirs))
             before, used = samples(port), server.usage()
@@ -239,6 +236,7 @@ def _figures(before: dict[Any, float], after: dict[Any, float], seconds: float) 
         "classified": classified,
         "by_model_per_second": classified.get("nvidia", 0.0) / seconds,
         "fallbacks": grown("armwise_classifier_fallbacks_total", "reason"),
+        "lookups": grown("armwise_classifier_lookups_total", "found"),
         "loop_delay_ms": spread("armwise_event_loop_delay_seconds"),
         "queue_ms": spread("armwise_classifier_queue_seconds"),
         "inference_ms": spread("armwise_classifier_inference_seconds"),
@@ -253,8 +251,7 @@ def prepare(weights: Path, precision: str) -> None:
             prompts=0, task_agreement=1.0, mean_complexity_error=0.0, max_complexity_error=0.0, tier_flips=0,
             near_flips=0, max_probability_error=0.0, prompt_set="a benchmark, not compared", passed=True,
         )  # fmt: skip
-        beside = artefact_path(weights, loaded.digest, precision)
-        record(beside, [verdict], digest=loaded.digest, backend="onnx", precision=precision, runtime=RUNTIME)
+        record(subject_of(weights, loaded.digest, "onnx", "cpu"), [verdict])
 
 
 def judged(figures: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -285,7 +282,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         await asyncio.to_thread(preparing.join)
         if preparing.exitcode:
             sys.exit("The model could not be exported.")
-        bench = Bench(folder, weights)
+        bench = Bench(folder, weights, arguments.seconds)
         try:
             measure = (arguments.workers, arguments.callers, arguments.seconds)
             nvidia = await bench.measure("nvidia", arguments.precision, *measure)

@@ -2,12 +2,13 @@
 
 import itertools
 import math
+import os
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.classifier_load import LENGTHS, judged, memory, quantile, texts
+from benchmarks.classifier_load import judged, memory, quantile, texts
 from benchmarks.random_classifier import build
 from service.classifiers.nvidia.checkpoint import open_checkpoint
 
@@ -32,20 +33,18 @@ def test_a_quantile_lies_in_the_bucket_that_its_share_falls_into(counts, share):
     assert (bounds[index - 1] if index else 0.0) <= found <= bounds[index]
 
 
-def test_texts_differ_and_have_the_lengths_that_are_said(tmp_path):
-    folder = build(tmp_path / "weights", "tiny")
-    tokenizer = open_checkpoint(folder).tokenizer
-    found = list(itertools.islice(texts(tokenizer), 300))
+def test_texts_differ_and_are_as_long_as_people_write_them(tmp_path):
+    tokenizer = open_checkpoint(build(tmp_path / "weights", "tiny")).tokenizer
+    found = texts(tokenizer, 300)
     assert len(set(found)) == 300
-    counts = [tokenizer.encode(text).tokens for text in found]
-    assert min(counts) >= min(LENGTHS) - 2
-    assert sorted(counts)[150] == pytest.approx(sorted(LENGTHS)[len(LENGTHS) // 2], rel=0.3)
-    assert list(itertools.islice(texts(tokenizer), 300)) == found
+    counts = sorted(tokenizer.encode(text).tokens for text in found)
+    assert counts[0] >= 6
+    assert counts[-1] <= 120
+    assert counts[150] == pytest.approx(24, abs=6)
+    assert texts(tokenizer, 300) == found
 
 
 def test_memory_is_told_in_parts():
-    import os
-
     told = memory(os.getpid())
     assert told["own"] + told["of_files"] <= told["resident"] * 1.01
     assert told["resident"] <= told["most"] * 1.01
