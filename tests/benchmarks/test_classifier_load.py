@@ -35,13 +35,13 @@ def test_a_quantile_lies_in_the_bucket_that_its_share_falls_into(counts, share):
 
 def test_texts_differ_and_are_as_long_as_people_write_them(tmp_path):
     tokenizer = open_checkpoint(build(tmp_path / "weights", "tiny")).tokenizer
-    found = texts(tokenizer, 300)
-    assert len(set(found)) == 300
+    found = texts(tokenizer, 120)
+    assert len(set(found)) == 120
     counts = sorted(tokenizer.encode(text).tokens for text in found)
     assert counts[0] >= 6
     assert counts[-1] <= 120
-    assert counts[150] == pytest.approx(24, abs=6)
-    assert texts(tokenizer, 300) == found
+    assert counts[60] == pytest.approx(24, abs=8)
+    assert texts(tokenizer, 20) == found[:20]
 
 
 def test_memory_is_told_in_parts():
