@@ -19,7 +19,7 @@ NVIDIA = "service.classifiers.nvidia."
 ON_HEAVY = {
     NVIDIA + name
     for name in (
-        "artefact", "calibration", "checking", "graph", "onnx_runtime",
+        "artefact", "calibration", "graph", "onnx_runtime",
         "torch_runtime", "tune", "tune_loss", "tune_training", "tune_writing",
     )
 }  # fmt: skip
