@@ -4,7 +4,7 @@ Run: python -m benchmarks.classifier_load                    about a minute; mak
      python -m benchmarks.classifier_load --weights FOLDER   any folder with weights
 
 `armwise serve` runs in a process of its own on all cores, with learning and SQLite; the upstream is simulated. 32
-callers send chats of 6 to 120 tokens, as long as people write them, every text another one, so that no answer comes
+callers send chats of 6 to 120 tokens, as long as one of `MIXES` says, every text another one, so that no answer comes
 from the cache. The event loop's delay is measured twice: inside the service, twenty times a second
 (armwise_event_loop_delay_seconds), and from outside, as the time of GET /health on a connection of its own, by a
 process of its own.
@@ -30,7 +30,7 @@ import msgspec
 import uvloop
 from prometheus_client.parser import text_string_to_metric_families
 
-from benchmarks.classifier_variants import Texts
+from benchmarks.classifier_variants import MIXES, Texts
 from benchmarks.load_client import http_request, percentile, run_load
 from benchmarks.processes import Server, free_port, machine
 from benchmarks.random_classifier import build
@@ -73,12 +73,12 @@ tier = "large"
 """
 
 
-def texts(tokenizer: Tokenizer, count: int) -> list[str]:
-    """Different texts of 6 to 120 tokens, as long as people write them; the same in every run."""
-    chat = Texts(lambda text: tokenizer.encode(text).tokens).chat()
+def texts(tokenizer: Tokenizer, count: int, mix: str = "chat") -> list[str]:
+    """Different texts of 6 to 120 tokens, as long as one of `MIXES` says; the same in every run."""
+    mixed = Texts(lambda text: tokenizer.encode(text).tokens).mixed(mix)
     found: dict[str, None] = {}
     while len(found) < count:
-        found[next(chat)] = None
+        found[next(mixed)] = None
     return list(found)
 
 
@@ -135,10 +135,11 @@ def memory(pid: int) -> dict[str, float]:
 class Bench:
     """The simulated upstream, and one service after another."""
 
-    def __init__(self, folder: Path, weights: Path, seconds: float) -> None:
+    def __init__(self, folder: Path, weights: Path, seconds: float, mix: str) -> None:
         self.folder = folder
         self.weights = weights
-        self.texts = texts(open_checkpoint(weights).tokenizer, round(MOST_PER_SECOND * (seconds + WARM_UP_S)))
+        count = round(MOST_PER_SECOND * (seconds + WARM_UP_S))
+        self.texts = texts(open_checkpoint(weights).tokenizer, count, mix)
         self.cores = ",".join(map(str, sorted(os.sched_getaffinity(0))))
         self.upstream = free_port()
         command = [sys.executable, str(HERE / "mock_upstream.py"), "--port", str(self.upstream)]
@@ -282,7 +283,7 @@ async def run(arguments: argparse.Namespace) -> dict[str, Any]:
         await asyncio.to_thread(preparing.join)
         if preparing.exitcode:
             sys.exit("The model could not be exported.")
-        bench = Bench(folder, weights, arguments.seconds)
+        bench = Bench(folder, weights, arguments.seconds, arguments.mix)
         try:
             measure = (arguments.workers, arguments.callers, arguments.seconds)
             nvidia = await bench.measure("nvidia", arguments.precision, *measure)
@@ -296,6 +297,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="NVIDIA's classifier in the whole service, under load.")
     parser.add_argument("--weights", type=Path, help="folder with weights (default: random ones of the real size)")
     parser.add_argument("--precision", default="int8", choices=["int8", "fp32"])
+    parser.add_argument("--mix", default="chat", choices=MIXES, help="how long prompts are (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="threads that read (default: %(default)s)")
     parser.add_argument("--callers", type=int, default=32, help="at the same time (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=20.0, help="of load (default: %(default)s)")
