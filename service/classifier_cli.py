@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 
 from service.classifiers.distil_cli import distil
-from service.classifiers.nvidia.tune_cli import tune
+from service.classifiers.nvidia.tuning.command import tune
 from service.errors import ArmwiseError, ConfigurationError, DownloadFailed
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ ON_HEAVY = {
     NVIDIA + name
     for name in (
         "artefact", "calibration", "graph", "onnx_runtime",
-        "torch_runtime", "tune", "tune_loss", "tune_training", "tune_writing",
+        "torch_runtime", "tuning.loss", "tuning.training", "tuning.tune", "tuning.writing",
     )
 }  # fmt: skip
 

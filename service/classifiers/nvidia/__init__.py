@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float32]
 
 TIERS = (0.2, 0.4)  # the three examples printed on NVIDIA's card fall one in each tier
 
-_SELF_TEST = ("Write a Python script that uses a for loop.", "Why? " * 40, "")
+_SELF_TEST = ("Write a Python script that uses a for loop.", "Why? " * 10, "")
 _EXACT = 1e-3  # by which logits of one text may differ, alone and padded in a batch
 # In lower precisions they differ by rounding, which depends on the batch: this share of their own spread may.
 _ROUNDED = 0.5

@@ -20,12 +20,12 @@ from service.classifiers.nvidia import TIERS, load_nvidia
 from service.classifiers.nvidia.checkpoint import open_checkpoint
 from service.classifiers.nvidia.heads import HEADS as HEADS_OF_MODEL
 from service.classifiers.nvidia.heads import N_LOGITS, SLICES, answer_of
-from service.classifiers.nvidia.tune import Options, tune
-from service.classifiers.nvidia.tune_cli import tune as command
-from service.classifiers.nvidia.tune_data import Examples, learnable, read_examples, split
-from service.classifiers.nvidia.tune_figures import compare, tiers_of
-from service.classifiers.nvidia.tune_loss import Objective, class_weights, complexity
-from service.classifiers.nvidia.tune_training import shuffled
+from service.classifiers.nvidia.tuning.command import tune as command
+from service.classifiers.nvidia.tuning.examples import Examples, learnable, read_examples, split
+from service.classifiers.nvidia.tuning.figures import compare, tiers_of
+from service.classifiers.nvidia.tuning.loss import Objective, class_weights, complexity
+from service.classifiers.nvidia.tuning.training import shuffled
+from service.classifiers.nvidia.tuning.tune import Options, tune
 from service.errors import ConfigurationError, UnusableData
 
 NOUNS = ["ferry", "garden", "school", "bakery", "bicycle", "river", "letter", "museum", "tunnel", "piano"]
@@ -324,7 +324,7 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_weights(options, weights,
 def test_a_killed_run_resumes_to_the_same_weights(weights, tmp_path, out):
     data = write(tmp_path / "data", rows(150))
     arguments = ["--weights", weights, "--data", data, "--layers", "2", "--epochs", "12", "--learning-rate", "1e-4"]
-    code = "import sys; from service.classifiers.nvidia.tune_cli import tune; tune(sys.argv[1:])"
+    code = "import sys; from service.classifiers.nvidia.tuning.command import tune; tune(sys.argv[1:])"
     command_line = [sys.executable, "-c", code, *map(str, arguments), "--patience", "12", "--force", "--out", str(out)]
     process = subprocess.Popen(command_line, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     kept = out / ".tuning" / "layers.pt"

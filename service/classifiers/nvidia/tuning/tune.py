@@ -2,7 +2,7 @@
 
 First the heads learn on pooled vectors, which are computed once. With `layers`, the last layers and all heads then
 learn together: beginning from heads that already fit keeps the layers from being torn away from what they know (Kumar
-et al., "Fine-Tuning can Distort Pretrained Features", 2022). The loss: `tune_loss`; the judgement: `tune_figures`.
+et al., "Fine-Tuning can Distort Pretrained Features", 2022). The loss: `loss`; the judgement: `figures`.
 
 While it runs, `.tuning` in the result's folder holds what an interrupted run needs to go on: vectors and weights, never
 a prompt. It is removed once the model is written.
@@ -23,10 +23,10 @@ import torch
 
 from service.classifiers.nvidia.checkpoint import WEIGHTS_FILE, Checkpoint, open_checkpoint
 from service.classifiers.nvidia.torch_runtime import Model, devices, find_device, named_tensors
-from service.classifiers.nvidia.tune_data import Examples, Parts, learnable, read_examples, split
-from service.classifiers.nvidia.tune_figures import Figures, compare, complexities
-from service.classifiers.nvidia.tune_loss import Objective
-from service.classifiers.nvidia.tune_training import (
+from service.classifiers.nvidia.tuning.examples import Examples, Parts, learnable, read_examples, split
+from service.classifiers.nvidia.tuning.figures import Figures, compare, complexities
+from service.classifiers.nvidia.tuning.loss import Objective
+from service.classifiers.nvidia.tuning.training import (
     HeadStudent,
     LayerStudent,
     Progress,
@@ -36,7 +36,7 @@ from service.classifiers.nvidia.tune_training import (
     store,
     words_of,
 )
-from service.classifiers.nvidia.tune_writing import check_written, put_in_place, write_model
+from service.classifiers.nvidia.tuning.writing import check_written, put_in_place, write_model
 from service.errors import ConfigurationError
 
 Floats = npt.NDArray[np.float32]

@@ -14,8 +14,8 @@ import msgspec
 from service.errors import ArmwiseError, NotBetter
 
 if TYPE_CHECKING:
-    from service.classifiers.nvidia.tune import Report
-    from service.classifiers.nvidia.tune_figures import Figures
+    from service.classifiers.nvidia.tuning.figures import Figures
+    from service.classifiers.nvidia.tuning.tune import Report
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
@@ -73,8 +73,8 @@ def tune(
     """
     if find_spec("torch") is None:
         raise ArmwiseError("torch is not installed. `pip install 'armwise[torch]'` installs it.")
-    from service.classifiers.nvidia.tune import Options  # noqa: PLC0415 - needs torch
-    from service.classifiers.nvidia.tune import tune as run  # noqa: PLC0415 - likewise
+    from service.classifiers.nvidia.tuning.tune import Options  # noqa: PLC0415 - needs torch
+    from service.classifiers.nvidia.tuning.tune import tune as run  # noqa: PLC0415 - likewise
 
     try:
         report = run(_folder(weights), data, out, Options(**options), device=device, force=force, progress=_bar)

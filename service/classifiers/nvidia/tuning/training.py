@@ -17,8 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from service.classifiers.nvidia.heads import SLICES
 from service.classifiers.nvidia.torch_runtime import Model, pool
-from service.classifiers.nvidia.tune_data import Parts
-from service.classifiers.nvidia.tune_loss import Objective
+from service.classifiers.nvidia.tuning.examples import Parts
+from service.classifiers.nvidia.tuning.loss import Objective
 
 # Opened with what is done and in how many steps; what it gives is told how many more steps are done.
 Progress = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]

@@ -29,7 +29,7 @@ from torch.nn import functional
 
 from service.classifiers.nvidia import TIERS
 from service.classifiers.nvidia.heads import HEADS, N_LOGITS, SLICES
-from service.classifiers.nvidia.tune_data import NO_LABEL, Examples, Integers
+from service.classifiers.nvidia.tuning.examples import NO_LABEL, Examples, Integers
 
 TEMPERATURE = 0.05  # T, in units of complexity
 ANCHOR = 0.1

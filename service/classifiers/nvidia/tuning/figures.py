@@ -10,7 +10,7 @@ from scipy.stats import rankdata
 from bandit.vocabulary import TASK_TYPES
 from service.classifiers.nvidia import TIERS
 from service.classifiers.nvidia.heads import SLICES, answer_of, probabilities_of
-from service.classifiers.nvidia.tune_data import LABELS, NO_LABEL, Integers
+from service.classifiers.nvidia.tuning.examples import LABELS, NO_LABEL, Integers
 
 Floats = npt.NDArray[np.float64]
 Measure = Callable[[Integers, Floats], float]  # of true labels, (n,), and what a model gave: (n, 12) or (n,)

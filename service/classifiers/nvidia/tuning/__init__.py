@@ -1,0 +1,1 @@
+"""Fine-tuning NVIDIA's classifier on labelled prompts: `armwise classifier tune`."""
