@@ -52,6 +52,10 @@ ERROR_KINDS = (*get_args(FailureKind), *_OURS.values(), "internal")
 _WORK_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
 # From a simulated model that answers at once to the longest replies.
 _CALL_BUCKETS = (1e-3, 5e-3, 0.025, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+# From a short prompt on a fast processor to a long one that waited in a full queue.
+_READ_BUCKETS = (
+    1e-3, 2.5e-3, 5e-3, 7.5e-3, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 5.0,
+)  # fmt: skip
 _LATE_BUCKETS = (5e-4, 1e-3, 2e-3, 3e-3, 4e-3, 5e-3, 7.5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 _SHARE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
@@ -105,10 +109,12 @@ class Metrics(Instruments):
         self._classifier_queue = self.gauge(
             "armwise_classifier_queue_length", "Prompts that wait for the model, all workers.", "livesum"
         )[()]
-        self._classifier_queue_seconds = self._work(
-            "armwise_classifier_queue_seconds", "Waiting until the model began to read the prompt."
-        )
-        self._inference_seconds = self._work("armwise_classifier_inference_seconds", "One reading of the model.")
+        self._classifier_queue_seconds = self.histogram(
+            "armwise_classifier_queue_seconds", "Waiting until the model began to read the prompt.", _READ_BUCKETS
+        )[()]
+        self._inference_seconds = self.histogram(
+            "armwise_classifier_inference_seconds", "One reading of the model.", _READ_BUCKETS
+        )[()]
         self._prompt_tokens = self.histogram(
             "armwise_classifier_tokens", "Tokens of one reading of the model.", _PROMPT_BUCKETS
         )[()]
