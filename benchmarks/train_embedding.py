@@ -355,6 +355,7 @@ def main():
     figures = {
         "prompts": int(training.real.sum()),
         "own_wording": len(training.made),
+        "heads": len(SEEDS),
         "groups": [list(group) for group in GROUPS],
         "pool": {**pool._asdict(), "threshold": threshold},
         "embedding": text_training.figures_of(prompts, nested, threshold),

@@ -38,7 +38,7 @@ from service.errors import ConfigurationError
 
 VERSION = 1
 WEIGHTS = Path(__file__).parent / "weights" / "embedding.safetensors"
-WEIGHTS_SHA256 = "60139d3d751bbacf53ba2e1afd89aba79a9e82450042757ebdac9d06492f801a"
+WEIGHTS_SHA256 = "7f8060191b93714b82d284c5d998aad832ed0fe31de0ee4d70172569e457b5bf"
 
 ENCODER = hashlib.sha256(repr((MODEL, TOKENIZER, HEAD_TOKENS, TAIL_TOKENS, POSITIONS)).encode()).hexdigest()
 N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned

@@ -90,6 +90,11 @@ def test_a_language_that_is_not_read_is_unknown(text):
     assert EMBEDDING.classify(text).task_type == "Unknown"
 
 
+@pytest.mark.parametrize("text", ["the blue house on the hill", "apple banana", "table", "山上的蓝房子"])
+def test_a_text_that_asks_for_nothing_is_unknown(text):
+    assert EMBEDDING.classify(text).task_type == "Unknown"
+
+
 def test_most_plain_prompts_get_their_type():
     missed = {
         text: found for text, wanted in PROMPTS.items() if (found := EMBEDDING.classify(text).task_type) != wanted
