@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bandit.vocabulary import TASK_TYPES, Classification
-from service.classifiers.nvidia.heads import classification_of, probabilities_of
+from service.classifiers.nvidia.heads import answer_of, classification_of, probabilities_of
 from service.errors import ConfigurationError, UnusableWeights
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def load_nvidia(
         device: For torch: "cpu", "cuda" or "mps".
         threads: That work on one text together.
         token_budget: Read at most so many tokens of a text, head and tail: not what NVIDIA's code would answer.
-        gated: False computes in any precision, to measure it.
+        gated: False computes in any precision, whatever NVIDIA's card says, to look at it.
 
     Raises:
         UnusableWeights: the weights are missing, damaged or of another model, or fail the test; or there is no room to
@@ -153,6 +153,8 @@ def load_nvidia(
             runtime = _onnx_runtime(checkpoint, digest, chosen, threads)
         nvidia = Nvidia(runtime, checkpoint.tokenizer, digest, token_budget=token_budget)
         _test(nvidia, checkpoint.folder)
+        if gated and nvidia.precision == "fp32":  # lower ones are held against it by the gate
+            _test_on_card(nvidia, checkpoint.folder)
         return nvidia
 
     # The digest takes longest, so the weights are taken for those of the last time while it is computed.
@@ -227,3 +229,24 @@ def _test(nvidia: Nvidia, folder: Path) -> None:
                 f"{folder}: the self-test fails in {nvidia.precision}: logits of one text differ by {off:.3g} when it "
                 f"is padded in a batch, allowed is {allowed:.3g}. Fetch the weights again, or report this."
             )
+
+
+def _test_on_card(nvidia: Nvidia, folder: Path) -> None:
+    """What is surely NVIDIA's own must answer as NVIDIA's model card prints."""
+    from service.classifiers.nvidia.records import FETCHED  # noqa: PLC0415 - only when used
+
+    if not (folder / FETCHED).is_file():
+        return
+    from service.classifiers.nvidia.card import check_card  # noqa: PLC0415 - only when used
+    from service.classifiers.nvidia.fetch import REPOSITORY, holds_all, read_fetched  # noqa: PLC0415 - likewise
+
+    fetched = read_fetched(folder)
+    if fetched is None or fetched.repository != REPOSITORY:
+        return
+    report = check_card(lambda text: answer_of(nvidia.read([text])[0].logits))
+    if report.outcome != "passed" and holds_all(folder, fetched):
+        worst = next(example for example in report.examples if not example.passed)
+        raise UnusableWeights(
+            f"{folder} holds {REPOSITORY} as it was fetched, but `{worst.worst_field}` of the example "
+            f'"{worst.prompt}" is not what their card prints. Report this, with what `armwise classifier check` says.'
+        )

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from service.classifiers.nvidia.hub import Hub, Interrupted, RemoteFile
-from service.classifiers.nvidia.records import read_record, write_record
+from service.classifiers.nvidia.records import FETCHED, read_record, write_record
 from service.errors import DownloadFailed, UnusableWeights
 
 REPOSITORY = "nvidia/prompt-task-and-complexity-classifier"
@@ -25,7 +25,6 @@ OPTIONAL = (
     "LICENSE",
 )  # fmt: skip
 
-FETCHED = "fetched.json"  # beside the weights: where they are from
 _NAME = r"[A-Za-z0-9][\w.-]*/[\w.-]+"  # of a repository
 _CHUNK_BYTES = 1 << 20
 _MARGIN_BYTES = 64 << 20  # left free on the disk

@@ -8,6 +8,8 @@ import msgspec
 
 T = TypeVar("T")
 
+FETCHED = "fetched.json"  # beside the weights: where they are from
+
 
 def cache_folder() -> Path:
     """Where files about weights lie when the weights' own folder cannot be written to."""

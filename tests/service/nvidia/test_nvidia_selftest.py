@@ -1,5 +1,6 @@
 """Loading tests the model before it answers anyone, and what it returns keeps the contract of classifiers."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from service.classifiers.nvidia import TIERS, load_nvidia
+from service.classifiers.nvidia.fetch import REPOSITORY
 from service.classifiers.nvidia.heads import N_LOGITS
+from service.classifiers.nvidia.records import FETCHED
 from service.errors import ConfigurationError, UnusableWeights
 from tests.service.nvidia.prompts import PROMPTS
 
@@ -93,6 +96,26 @@ def test_a_token_budget_reads_less(model_folder):
     whole, less = load_nvidia(model_folder).read([text])[0], load_nvidia(model_folder, token_budget=50).read([text])[0]
     assert whole.tokens > less.tokens == 50
     assert less.truncated
+
+
+def fetched(folder, repository):
+    names = ("config.json", "model.safetensors")
+    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names}
+    record = {"repository": repository, "commit": "1", "endpoint": "", "fetched_at": "", "files": digests}
+    (folder / FETCHED).write_text(json.dumps(record))
+
+
+def test_what_was_fetched_as_nvidias_own_answers_as_the_card_prints(tiny_folder):
+    fetched(tiny_folder, REPOSITORY)
+    with pytest.raises(UnusableWeights, match=r"of the example .* is not what their card prints"):
+        load_nvidia(tiny_folder)
+    assert load_nvidia(tiny_folder, gated=False).precision == "fp32"  # to look at it
+    fetched(tiny_folder, "someone/tuned")
+    load_nvidia(tiny_folder)
+    fetched(tiny_folder, REPOSITORY)
+    config = tiny_folder / "config.json"
+    config.write_text(config.read_text() + "\n")  # changed since: no longer what NVIDIA released
+    load_nvidia(tiny_folder)
 
 
 @pytest.mark.parametrize(
