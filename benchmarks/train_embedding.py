@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from torch.nn import functional
 
 from bandit.vocabulary import TASK_TYPES
+from benchmarks import classifier_figures as judged
 from benchmarks import train_embedded as text_training
 from benchmarks.task_templates import made_up, made_up_text
 from service.classifiers import embedding
@@ -281,9 +282,11 @@ def nested_probabilities(prompts, encoder, text, groups):
     return probabilities
 
 
-def text_left_out(prompts, groups):
+def text_left_out(path, groups):
     """Log probabilities of the text classifier, calibrated, for prompts of groups it did not see."""
-    logits = text_training.left_out_logits(prompts, groups)
+    prompts = text_training.Prompts(path, per_wording=text_training.PER_WORDING)
+    made_up_too = np.concatenate([groups, np.full((~prompts.real).sum(), -1)])
+    logits = text_training.left_out_logits(prompts, made_up_too)
     return log_softmax(logits / text_training.temperature_on(prompts, logits))
 
 
@@ -336,7 +339,8 @@ def main():
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     cache = arguments.cache
-    prompts = text_training.Prompts(Path(arguments.data) / "tasktypes2.train.jsonl.gz")
+    path = Path(arguments.data) / "tasktypes2.train.jsonl.gz"
+    prompts = text_training.Prompts(path)
     training = Training(prompts, cache)
     group_of = {source: number for number, group in enumerate(GROUPS) for source in group}
     groups = np.array([group_of[source] for source in prompts.sources])
@@ -344,7 +348,7 @@ def main():
     print("encoder, groups left out")
     encoder = cached(cache, "encoder", lambda: training.left_out(groups))
     print("text classifier, groups left out")
-    text = cached(cache, "text", lambda: text_left_out(prompts, groups))
+    text = cached(cache, "text", lambda: text_left_out(path, groups))
 
     everything = np.ones(len(prompts.labels), dtype=bool)
     pool = pool_of(prompts, encoder, text, everything)
@@ -358,10 +362,10 @@ def main():
         "heads": len(SEEDS),
         "groups": [list(group) for group in GROUPS],
         "pool": {**pool._asdict(), "threshold": threshold},
-        "embedding": text_training.figures_of(prompts, nested, threshold),
-        "embedding_pool_found_on_all": text_training.figures_of(prompts, probabilities, threshold),
-        "encoder_alone": text_training.figures_of(prompts, alone, 0.0),
-        "text_alone": text_training.figures_of(prompts, np.exp(text), 0.0),
+        "embedding": judged.figures_of(prompts, nested, threshold),
+        "embedding_pool_found_on_all": judged.figures_of(prompts, probabilities, threshold),
+        "encoder_alone": judged.figures_of(prompts, alone, 0.0),
+        "text_alone": judged.figures_of(prompts, np.exp(text), 0.0),
     }
     for name in ("embedding", "encoder_alone", "text_alone"):
         found = figures[name]
@@ -373,12 +377,12 @@ def main():
     embedding.WEIGHTS_SHA256 = digest
     figures |= {"weights_bytes": embedding.WEIGHTS.stat().st_size, "weights_sha256": digest}
     served = embedding.Embedding()
-    figures["latency_ms"] = text_training.latency_ms(served)
+    figures["latency_ms"] = judged.latency_ms(served)
     if arguments.unseen is not None:
         unseen = text_training.Prompts(arguments.unseen)
         found = np.array([served.classify(text).task_probabilities[:N_TYPES] for text in unseen.texts])
-        figures["unseen"] = text_training.figures_of(unseen, found, threshold)
-    FIGURES.write_text(json.dumps(text_training.rounded(figures), indent=1) + "\n")
+        figures["unseen"] = judged.figures_of(unseen, found, threshold)
+    FIGURES.write_text(json.dumps(judged.rounded(figures), indent=1) + "\n")
     print(f'Set WEIGHTS_SHA256 = "{digest}" in service/classifiers/embedding.py')
 
 

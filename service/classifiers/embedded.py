@@ -1,4 +1,4 @@
-"""The classifier that comes with the package: a linear model on hashed words of the head and tail of a prompt.
+"""The classifier that comes with the package: a linear model on words and word clusters of a prompt's ends.
 
 What it learned corrects the votes of the keyword rules; a text in which nothing is known is left to them. How it was
 trained and how good it is: docs/classifier.md and benchmarks/train_embedded.py.
@@ -10,7 +10,6 @@ from functools import cache
 from math import sqrt
 from pathlib import Path
 from typing import NamedTuple
-from zlib import crc32
 
 import msgspec
 import numpy as np
@@ -18,23 +17,20 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from bandit.vocabulary import TASK_TYPES, Classification, DimensionScores
-from service.classifiers.keywords import RULES
-from service.classifiers.reading import HEAD_TOKENS, SIGNS, TAIL_TOKENS, ZONES, Reading, read
+from service.classifiers.embedded_features import BUCKETS, DENSE_ROWS, dense_rows, features_digest, hashed_rows
+from service.classifiers.reading import read
 from service.classifiers.rules import TIERS, classification, complexity, unknown, votes
 from service.errors import ConfigurationError
 
-VERSION = 1
+VERSION = 2
 WEIGHTS = Path(__file__).parent / "weights" / "embedded.safetensors"
-WEIGHTS_SHA256 = "5ac93af96305cf74cb62640bccac4dfafae3efe661aabe3795e5abf37a73996a"
+WEIGHTS_SHA256 = "114b61c164de6696dde35bbda22c5b8d4e9dc02154bce6e74f7866a35db2f3f4"
 
-BUCKETS = 1 << 16
-OPENING_TOKENS = 3
-DENSE_ROWS = len(RULES) * (len(ZONES) + 1) + len(SIGNS)
+VECTOR_SIZE = 32
 N_TYPES = len(TASK_TYPES)
 N_SCORES = len(DimensionScores.__struct_fields__)
 HIGHEST_SCORES = (1.0, 1.0, 1.0, 1.0, 1.0, 5.0)
 
-Rows = npt.NDArray[np.uint32]
 Floats = npt.NDArray[np.float32]
 
 
@@ -46,8 +42,10 @@ class Weights(NamedTuple):
 
     hashed: npt.NDArray[np.int8]  # (BUCKETS, 12 or 18), in units of `scale`
     scale: Floats  # (12 or 18,)
-    dense: Floats  # (DENSE_ROWS, 12 or 18): rules by zone, rules wherever they fired, signs
+    dense: Floats  # (DENSE_ROWS, 12 or 18): word lists by zone, those met anywhere, signs
     bias: Floats  # (12 or 18,), minus infinity for `Unknown`
+    projection: npt.NDArray[np.int8]  # (BUCKETS, 32), in units of `projection_scale`: to the vector
+    projection_scale: Floats  # (32,)
     votes_factor: float  # logits per vote of a rule
     temperature: float  # logits are divided by it, so that probabilities are calibrated on unseen sources
     threshold: float  # a lower highest probability is `Unknown`
@@ -67,21 +65,29 @@ class Embedded:
     def __init__(self, weights: Path | None = None) -> None:
         self._weights = load_weights(weights) if weights else packaged_weights()
         self.tiers = self._weights.tiers
+        # Side by side, so that every row is looked up once.
+        self._table = np.hstack([self._weights.hashed, self._weights.projection])
+        self._scale = np.concatenate([self._weights.scale, self._weights.projection_scale])
         own = hashlib.sha256(weights.read_bytes()).hexdigest()[:8] if weights else ""
         self.name = f"embedded/{VERSION}" + (f"/{own}" if own else "")
 
     def classify(self, text: str) -> Classification:
         """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
         reading, weights = read(text), self._weights
-        if not reading.readable and weights.mix is None:
-            return unknown(reading, text, self.name)
-        sums = totals(reading, weights)
+        learned = np.zeros(len(self._scale))
+        for rows in hashed_rows(reading):
+            learned += self._table[rows].sum(axis=0, dtype=np.int32) * self._scale / sqrt(len(rows))
+        sums, projected = learned[:-VECTOR_SIZE], learned[-VECTOR_SIZE:]
+        sums += weights.bias + weights.dense[dense_rows(reading)].sum(axis=0)
         if reading.readable:
-            probabilities = tuple(map(float, softmax(sums[:N_TYPES] / weights.temperature)))
+            logits = sums[:N_TYPES] + np.array(votes(reading)) * weights.votes_factor
+            probabilities = tuple(softmax(logits / weights.temperature).tolist())
             said = classification(reading, text, probabilities, weights.threshold, self.name)
         else:
             said = unknown(reading, text, self.name)
-        return said if weights.mix is None else _with_learned_scores(said, sums[N_TYPES:], weights.mix)
+        if weights.mix is not None:
+            said = _with_learned_scores(said, sums[N_TYPES:], weights.mix)
+        return msgspec.structs.replace(said, vector=_of_length_one(projected))
 
 
 def _with_learned_scores(said: Classification, additions: npt.NDArray[np.float64], mix: Floats) -> Classification:
@@ -94,14 +100,10 @@ def _with_learned_scores(said: Classification, additions: npt.NDArray[np.float64
     return msgspec.structs.replace(said, scores=scores, complexity=complexity(scores))
 
 
-def totals(reading: Reading, weights: Weights) -> npt.NDArray[np.float64]:
-    """Logits of `TASK_TYPES`, before the temperature; where scores were learned, their sums too. Shape (12 or 18,)."""
-    total = weights.bias.astype(np.float64)
-    total[:N_TYPES] += np.array(votes(reading)) * weights.votes_factor
-    total += weights.dense[dense_rows(reading)].sum(axis=0)
-    for rows in hashed_rows(reading.tokens):
-        total += weights.hashed[rows].sum(axis=0, dtype=np.int32) * weights.scale / sqrt(len(rows))
-    return total
+def _of_length_one(projected: npt.NDArray[np.float64]) -> tuple[float, ...]:
+    """The vector, rounded; all 0 where nothing is known of the text."""
+    length = sqrt(float(projected @ projected))
+    return tuple((projected / length).round(3).tolist()) if length else (0.0,) * VECTOR_SIZE
 
 
 def softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -109,56 +111,6 @@ def softmax(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     odds = np.exp(values - values.max(axis=-1, keepdims=True))
     result: npt.NDArray[np.float64] = odds / odds.sum(axis=-1, keepdims=True)
     return result
-
-
-def hashed_rows(tokens: list[str]) -> tuple[Rows, ...]:
-    """Rows of the hashed table, in groups that weigh the same however many rows they hold.
-
-    The first group: tokens and pairs of them at the head and the tail, where instructions stand. The second: the
-    opening. A Chinese character is a token, so that pairs and triples are its character n-grams.
-    """
-    if not tokens:
-        return ()
-    tail = tokens[max(HEAD_TOKENS, len(tokens) - TAIL_TOKENS) :]
-    edge = tokens[:HEAD_TOKENS] + tail
-    hashes = np.array([crc32(token.encode("utf-8", "surrogatepass")) for token in edge], dtype=np.uint32)
-    opening = hashes[:OPENING_TOKENS]
-    return (
-        _buckets([hashes * _A, hashes[:-1] * _B ^ hashes[1:] * _C]),
-        _buckets(
-            [
-                opening * _D,
-                opening[:-1] * _E ^ opening[1:] * _A,
-                opening[:-2] * _B ^ opening[1:-1] * _D ^ opening[2:] * _C,
-            ]
-        ),
-    )
-
-
-# Odd multipliers, one for every use of a hash, so that the same word falls into different rows; their products wrap.
-_A, _B, _C, _D, _E = (np.uint32(n) for n in (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1))
-_SHIFT = np.uint32(15)
-_BUCKET_SHIFT = np.uint32(32 - (BUCKETS.bit_length() - 1))
-
-
-def _buckets(hashes: list[Rows]) -> Rows:
-    mixed = np.concatenate(hashes)
-    return ((mixed ^ mixed >> _SHIFT) * _A) >> _BUCKET_SHIFT
-
-
-def dense_rows(reading: Reading) -> list[int]:
-    """Rows of the dense table, ascending."""
-    zones = len(ZONES)
-    by_zone = [rule * zones + zone for rule, zone in reading.fired]
-    anywhere = {len(RULES) * zones + rule for rule, _ in reading.fired}
-    signs = [len(RULES) * (zones + 1) + sign for sign in reading.signs]
-    return sorted([*by_zone, *anywhere, *signs])
-
-
-def features_digest() -> str:
-    """Changes when rows would mean something else, so that weights trained for other features are refused."""
-    described = repr((RULES, ZONES, SIGNS, BUCKETS, HEAD_TOKENS, TAIL_TOKENS, OPENING_TOKENS))
-    return hashlib.sha256(described.encode()).hexdigest()
 
 
 @cache
@@ -190,8 +142,10 @@ def load_weights(path: Path) -> Weights:
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
         raise ConfigurationError([f"{path.name} cannot be read as weights ({error}). {advice}"]) from error
     columns = N_TYPES if weights.mix is None else N_TYPES + N_SCORES
-    shapes: list[tuple[int, ...]] = [getattr(weights, name).shape for name in ("hashed", "scale", "dense", "bias")]
+    names = ("hashed", "scale", "dense", "bias", "projection", "projection_scale")
+    shapes: list[tuple[int, ...]] = [getattr(weights, name).shape for name in names]
     expected: list[tuple[int, ...]] = [(BUCKETS, columns), (columns,), (DENSE_ROWS, columns), (columns,)]
+    expected += [(BUCKETS, VECTOR_SIZE), (VECTOR_SIZE,)]
     if weights.mix is not None:
         shapes.append(weights.mix.shape)
         expected.append((N_SCORES + N_TYPES, N_SCORES))
@@ -213,6 +167,8 @@ def _read(path: Path) -> tuple[Weights, str]:
             scale=file.get_tensor("scale"),
             dense=file.get_tensor("dense"),
             bias=file.get_tensor("bias"),
+            projection=file.get_tensor("projection"),
+            projection_scale=file.get_tensor("projection_scale"),
             votes_factor=metadata["votes_factor"],
             temperature=metadata["temperature"],
             threshold=metadata["threshold"],

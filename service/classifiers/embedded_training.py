@@ -15,11 +15,12 @@ import numpy.typing as npt
 from safetensors.numpy import save_file
 from scipy import sparse
 from scipy.optimize import minimize, minimize_scalar
-from scipy.sparse.linalg import lsmr
+from scipy.sparse.linalg import lsmr, svds
 from scipy.special import logsumexp
 
 from bandit.vocabulary import TASK_TYPES
 from service.classifiers import embedded, rules
+from service.classifiers.embedded_features import BUCKETS, DENSE_ROWS, dense_rows, features_digest, hashed_rows
 from service.classifiers.reading import Reading, read
 
 N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned
@@ -75,14 +76,14 @@ def _matrix(readings: Sequence[Reading]) -> Any:
     values: list[npt.NDArray[Any]] = [np.zeros(0)]
     ends = [0]
     for reading in readings:
-        groups = embedded.hashed_rows(reading.tokens)
-        dense = np.array(embedded.dense_rows(reading), dtype=np.int64) + embedded.BUCKETS
+        groups = hashed_rows(reading)
+        dense = np.array(dense_rows(reading), dtype=np.int64) + BUCKETS
         parts: list[npt.NDArray[Any]] = [*groups, dense]
         indices += parts
         values += [np.full(len(rows), 1 / np.sqrt(max(1, len(rows)))) for rows in groups]
         values.append(np.full(len(dense), DENSE_VALUE))
         ends.append(ends[-1] + sum(map(len, parts)))
-    shape = (len(readings), embedded.BUCKETS + embedded.DENSE_ROWS)
+    shape = (len(readings), BUCKETS + DENSE_ROWS)
     matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(indices).astype(np.int64), ends), shape=shape)
     matrix.sum_duplicates()
     return matrix
@@ -111,7 +112,7 @@ def fit(
     `targets` are probabilities of shape (n, 11), `weights` of shape (n,) sum to 1, `used` are the columns that may be
     learned. The penalty draws what is learned towards `start`, or towards nothing.
     """
-    rows = embedded.BUCKETS + embedded.DENSE_ROWS
+    rows = BUCKETS + DENSE_ROWS
     start = start or Fitted(np.zeros((rows, N_TYPES)), np.zeros(N_TYPES))
     features = examples.features[:, used].tocsr()
     transposed = features.T.tocsr()
@@ -153,7 +154,7 @@ def fit_scores(
     matrix = sparse.hstack([known, examples.features[:, used] / np.sqrt(penalty * count)]).tocsr()
     columns = [lsmr(matrix, target / np.sqrt(count), damp=1.0, maxiter=300)[0] for target in targets.T]
     found = np.stack(columns, axis=1)
-    table = np.zeros((embedded.BUCKETS + embedded.DENSE_ROWS, targets.shape[1]))
+    table = np.zeros((BUCKETS + DENSE_ROWS, targets.shape[1]))
     table[used] = found[given.shape[1] :] / np.sqrt(penalty)
     return FittedScores(table, found[: given.shape[1]] / np.sqrt(_MIX_PENALTY), tiers)
 
@@ -169,6 +170,33 @@ def fitted_of(weights: embedded.Weights) -> Fitted:
     hashed = weights.hashed * weights.scale
     table = np.vstack([hashed, weights.dense / DENSE_VALUE])[:, :N_TYPES].astype(float)
     return Fitted(table, weights.bias[:N_TYPES].astype(float))
+
+
+class Projection(NamedTuple):
+    """From hashed rows to the vector."""
+
+    table: npt.NDArray[np.int8]  # (BUCKETS, 32)
+    scale: npt.NDArray[np.float32]  # (32,)
+
+
+def projection_of(examples: Examples, used: npt.NDArray[np.int64], size: int = embedded.VECTOR_SIZE) -> Projection:
+    """The directions in which the prompts differ most: a truncated singular value decomposition.
+
+    Rare rows count for more, as in latent semantic analysis; a row that is in `used` only.
+    """
+    hashed = used[used < BUCKETS]
+    features = examples.features[:, hashed].tocsr().astype(np.float64)
+    met = np.asarray((features > 0).sum(axis=0)).ravel()
+    rarity = np.log((1 + features.shape[0]) / (1 + met))
+    weighed = features @ sparse.diags(rarity)
+    weighed = sparse.diags(1 / np.maximum(1e-9, np.sqrt(weighed.multiply(weighed).sum(axis=1)).A1)) @ weighed
+    start = np.ones(min(weighed.shape)) / np.sqrt(min(weighed.shape))
+    _, _, directions = svds(weighed, k=size, v0=start, random_state=0)
+    directions *= np.sign(directions.sum(axis=1, keepdims=True))
+    table = np.zeros((BUCKETS, size))
+    table[hashed] = (directions * rarity).T
+    scale = np.maximum(np.abs(table).max(axis=0), 1e-9) / 127
+    return Projection(np.round(table / scale).astype(np.int8), scale.astype(np.float32))
 
 
 def temperature_of(logits: Array, targets: Array, weights: Array) -> float:
@@ -200,28 +228,35 @@ def write_weights(
     temperature: float,
     threshold: float,
     about: Mapping[str, Any],
+    projection: Projection | None = None,
     scores: FittedScores | None = None,
 ) -> str:
     """Write the file that `embedded.load_weights` reads: hashed rows as int8, the rest as float32; its digest.
 
-    `about` says where the weights come from, such as their licence and sources.
+    `about` says where the weights come from, such as their licence and sources. Without a `projection`, the packaged
+    one is kept, so that vectors stay comparable.
     """
+    if projection is None:
+        packaged = embedded.packaged_weights()
+        projection = Projection(packaged.projection, packaged.projection_scale)
     table = np.insert(fitted.table, N_TYPES, 0.0, axis=1)  # of `Unknown`
     bias = np.append(fitted.bias, -np.inf)
     if scores is not None:
         table = np.hstack([table, scores.table])
         bias = np.append(bias, np.zeros(scores.table.shape[1]))
-    hashed, dense = table[: embedded.BUCKETS], table[embedded.BUCKETS :] * DENSE_VALUE
+    hashed, dense = table[:BUCKETS], table[BUCKETS:] * DENSE_VALUE
     scale = np.maximum(np.abs(hashed).max(axis=0), 1e-9) / 127
     tensors: dict[str, npt.NDArray[Any]] = {
         "hashed": np.round(hashed / scale).astype(np.int8),
         "scale": scale.astype(np.float32),
         "dense": dense.astype(np.float32),
         "bias": bias.astype(np.float32),
+        "projection": projection.table,
+        "projection_scale": projection.scale,
     }
     metadata = {
         "version": embedded.VERSION,
-        "features": embedded.features_digest(),
+        "features": features_digest(),
         "votes_factor": VOTES_FACTOR,
         "temperature": round(temperature, 4),
         "threshold": threshold,

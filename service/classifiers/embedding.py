@@ -8,6 +8,7 @@ docs/embedding.md and benchmarks/train_embedding.py.
 import hashlib
 import json
 import threading
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,7 @@ ENCODER = hashlib.sha256(repr((MODEL, TOKENIZER, HEAD_TOKENS, TAIL_TOKENS, POSIT
 N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned
 VECTOR = 32
 _LEAST = 1e-12  # the logarithm of nothing is infinite
+_SURE = 0.5
 _NUMBERS = ("temperature", "share", "share_chinese", "sharpness", "threshold")
 
 Floats = npt.NDArray[np.float32]
@@ -75,6 +77,7 @@ class Embedding:
 
     name = f"embedding/{VERSION}"
     precision = "int8"
+    together = 1
 
     def __init__(self, text: Classifier | None = None) -> None:
         self._weights = packaged_weights()
@@ -108,11 +111,17 @@ class Embedding:
             share = weights.share_chinese if is_chinese(text) else weights.share
             probabilities = pooled(probabilities, encoded.logits, weights, share)
             likeliest = max(range(N_TYPES), key=probabilities.__getitem__)
-            task_type = TASK_TYPES[likeliest] if probabilities[likeliest] >= weights.threshold else "Unknown"
+            # Where the words tell nothing of the task, the embedding alone must be sure of it.
+            needed = weights.threshold if said.task_type != "Unknown" else max(weights.threshold, _SURE)
+            task_type = TASK_TYPES[likeliest] if probabilities[likeliest] >= needed else "Unknown"
         classification = msgspec.structs.replace(
             said, task_type=task_type, task_probabilities=probabilities, classifier=self.name, vector=vector
         )
         return Answered(classification, encoded.tokens, encoded.truncated)
+
+    def answer_together(self, texts: Sequence[str]) -> Sequence[Answered]:
+        """Classify several, one by one."""
+        return [self.answer(text) for text in texts]
 
     def embed(self, text: str) -> Floats:
         """The whole encoder's embedding of head and tail of a text, shape (384,) and of length 1; for a semantic cache.

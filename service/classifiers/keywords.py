@@ -210,4 +210,12 @@ ENGLISH: frozenset[str] = _words(
     "did can could would my your i she they we his her their please if given about all has have had there than then "
     "its into a in"
 )
+# More of these than of the English ones, and a Latin text is German, French, Spanish, Italian, Portuguese or Dutch.
+FOREIGN: frozenset[str] = _words(
+    "der das und ist nicht ein eine einen einem einer für auf dem von zu zum zur wie warum bitte ich du sie wir mir "
+    "mich kannst über oder auch sich sind wird welche le la les des une est et que qui pour dans avec pas vous je "
+    "tu nous au aux ce cette mon ton comment pourquoi quel quelle el los las una para por como del al su es en qué "
+    "cómo cuál más pero mi lo y un di che sono perché della nel os um uma não em você het een van ik niet wat voor "
+    "zijn de à "
+)
 SHOT_MARKS = ("output:", "answer:", "\na:", "label:", "response:", "result:", "输出:", "输出：", "答案：", "回答：")

@@ -1,9 +1,12 @@
 """How both classifiers read a text: its tokens, which keyword rules fire and where, and the signs of its shape."""
 
 import re
+from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
-from service.classifiers.keywords import ENGLISH, QUESTION_WORDS, RULES
+from service.classifiers.concepts import CONCEPTS
+from service.classifiers.keywords import ENGLISH, FOREIGN, QUESTION_WORDS, RULES
+from service.classifiers.traditional import SIMPLIFIED, TRADITIONAL
 
 Zone = Literal["start", "head", "middle", "tail"]  # instructions stand at the head or the tail of a prompt
 ZONES: tuple[Zone, ...] = get_args(Zone)
@@ -37,6 +40,7 @@ _MARKS = tuple(
 
 _FIRST_PERSON = frozenset({"i", "my", "我"})
 _WORDS_TO_JUDGE = 6  # fewer words are too few to tell whether they are English
+_NOT_TELLING = frozenset(number for name, number in _SIGN.items() if name.startswith("length") or name == "chinese")
 _CODE_SIGNS = frozenset(_SIGN[name] for name in ("code fence", "semicolon", "braces", "equals", "backslash"))
 
 
@@ -45,21 +49,45 @@ class Reading(NamedTuple):
 
     tokens: list[str]  # lower case; at most READ_HEAD_TOKENS + READ_TAIL_TOKENS
     fired: frozenset[tuple[int, int]]  # (number in RULES, number in ZONES)
+    concepts: list[tuple[int, int]]  # (position, number in RULES or, after these, in CONCEPTS), by position
     signs: frozenset[int]  # numbers in SIGNS
     readable: bool  # English, Chinese, code or figures
 
+    @property
+    def telling(self) -> bool:
+        """Whether anything in it may say what is asked for: a known word, or a sign other than length and script."""
+        return bool(self.concepts) or not self.signs <= _NOT_TELLING
 
-def _phrase_index() -> dict[str, list[tuple[int, list[str], int]]]:
-    """By first token: length, tokens and rule of every phrase."""
-    index: dict[str, list[tuple[int, list[str], int]]] = {}
-    for number, rule in enumerate(RULES):
-        for phrase in rule.phrases.split("|"):
-            words = TOKEN.findall(phrase)
-            index.setdefault(words[0], []).append((len(words), words, number))
+
+class _Phrases(NamedTuple):
+    """What may begin with one token."""
+
+    alone: list[int]  # numbers of the lists that hold the token itself
+    longer: dict[str, list[tuple[int, list[str], int]]]  # by second token: length, tokens, number of the list
+
+
+def _phrase_index() -> dict[str, _Phrases]:
+    """Phrases of RULES and, numbered after these, of CONCEPTS, by their first token."""
+    index: dict[str, _Phrases] = {}
+    lists = [*(rule.phrases for rule in RULES), *(phrases for _, phrases in CONCEPTS)]
+    for number, phrases in enumerate(lists):
+        for phrase in phrases.split("|"):
+            first, *rest = words = TOKEN.findall(phrase)
+            entry = index.setdefault(first, _Phrases([], {}))
+            if rest:
+                entry.longer.setdefault(rest[0], []).append((len(words), words, number))
+            else:
+                entry.alone.append(number)
     return index
 
 
 _PHRASES = _phrase_index()
+_CODE_RULES = {"programming language", "code"}
+_CODE_CONCEPTS = {"code verb", "error", "computer"}
+_CODE_LISTS = frozenset(
+    [number for number, rule in enumerate(RULES) if rule.name in _CODE_RULES]
+    + [number for number, (name, _) in enumerate(CONCEPTS, len(RULES)) if name in _CODE_CONCEPTS]
+)
 
 
 def read(text: str) -> Reading:
@@ -67,29 +95,41 @@ def read(text: str) -> Reading:
     if len(text) > READ_HEAD_CHARACTERS + READ_TAIL_CHARACTERS:
         text = text[:READ_HEAD_CHARACTERS] + "\n" + text[-READ_TAIL_CHARACTERS:]
     text = text.strip()
-    tokens = TOKEN.findall(text.lower())
+    lowered = text.lower()
+    tokens = TOKEN.findall(lowered.translate(SIMPLIFIED) if TRADITIONAL.search(lowered) else lowered)
     if len(tokens) > READ_HEAD_TOKENS + READ_TAIL_TOKENS:
         tokens = tokens[:READ_HEAD_TOKENS] + tokens[-READ_TAIL_TOKENS:]
-    fired = _fired(tokens)
+    concepts = _concepts(tokens)
+    fired = _fired(concepts, len(tokens))
     signs = _signs(text, tokens)
-    return Reading(tokens, fired, signs, _is_readable(tokens, fired, signs))
+    return Reading(tokens, fired, concepts, signs, _is_readable(tokens, fired, signs))
 
 
-def _fired(tokens: list[str]) -> frozenset[tuple[int, int]]:
-    fired = set()
-    tail_starts = len(tokens) - TAIL_TOKENS
-    for position, token in enumerate(tokens):
-        if token not in _PHRASES:
+def _concepts(tokens: list[str]) -> list[tuple[int, int]]:
+    found = []
+    for position, (token, following) in enumerate(pairwise([*tokens, ""])):
+        phrases = _PHRASES.get(token)
+        if phrases is None:
             continue
+        for number in phrases.alone:
+            found.append((position, number))  # noqa: PERF401 - in the order of positions
+        for length, words, number in phrases.longer.get(following, ()):
+            if length == 2 or tokens[position : position + length] == words:
+                found.append((position, number))
+    return found
+
+
+def _fired(concepts: list[tuple[int, int]], count: int) -> frozenset[tuple[int, int]]:
+    tail_starts = count - TAIL_TOKENS
+    fired = set()
+    for position, number in concepts:
         if position < START_TOKENS:
             zone = 0
         elif position < HEAD_TOKENS:
             zone = 1
         else:
             zone = 3 if position >= tail_starts else 2
-        for length, words, rule in _PHRASES[token]:
-            if length == 1 or tokens[position : position + length] == words:
-                fired.add((rule, zone))
+        fired.add((number, zone))
     return frozenset(fired)
 
 
@@ -121,16 +161,23 @@ def _is_chinese(token: str) -> bool:
 
 
 def _is_readable(tokens: list[str], fired: frozenset[tuple[int, int]], signs: frozenset[int]) -> bool:
-    if not _CODE_SIGNS.isdisjoint(signs):
-        return True
-    words = [token for token in tokens if token.isalpha()]
-    if not words:
-        return any(map(str.isdigit, tokens))
-    latin = [word for word in words if word.isascii()]
-    chinese = sum(map(_is_chinese, words)) if len(latin) < len(words) else 0
-    other = len(words) - len(latin) - chinese
-    if other > chinese + len(latin):
+    distinct = set(tokens)
+    if len(FOREIGN & distinct) > max(1, len(ENGLISH & distinct)):
         return False
-    if chinese or len(latin) < _WORDS_TO_JUDGE or len({rule for rule, _ in fired}) > 1:
+    if not _CODE_SIGNS.isdisjoint(signs) or any(number in _CODE_LISTS for number, _ in fired):
         return True
-    return sum(word in ENGLISH for word in latin) >= len(latin) / 10
+    words = list(filter(str.isalpha, distinct))
+    if not words:
+        return any(map(str.isdigit, distinct))
+    latin = sum(map(str.isascii, words))
+    chinese = sum(map(_is_chinese, words)) if latin < len(words) else 0
+    other = len(words) - latin - chinese
+    if other > chinese + latin or (other > max(1, latin) and any(map(_is_japanese, words))):
+        return False
+    if chinese or latin < _WORDS_TO_JUDGE or len({rule for rule, _ in fired if rule < len(RULES)}) > 1:
+        return True
+    return len(ENGLISH & distinct) >= latin / 10
+
+
+def _is_japanese(token: str) -> bool:
+    return "\u3040" <= token <= "\u30ff"

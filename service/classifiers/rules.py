@@ -38,7 +38,7 @@ _VOTES_OF_SIGN = {
 class KeywordRules:
     """Counts which keyword rules fire, English and Chinese, and where in the text."""
 
-    name = "rules/1"
+    name = "rules/2"
     tiers = TIERS
     # Fitted by benchmarks/train_embedded.py on all its sources: two numbers, beside some 900 phrases written by hand.
     sharpness = 0.91  # probability is proportional to exp(sharpness * votes)
@@ -57,8 +57,9 @@ def votes(reading: Reading) -> list[float]:
     """What the rules that fired say for each of `TASK_TYPES`; shape (12,), nothing for `Unknown`."""
     totals = [0.0] * N_TYPES
     for rule, zone in sorted(reading.fired):  # a fixed order, so that sums do not depend on the hash seed
-        number, weight = _RULE_VOTES[rule][zone]
-        totals[number] += weight
+        if rule < len(RULES):
+            number, weight = _RULE_VOTES[rule][zone]
+            totals[number] += weight
     for sign, (number, weight) in _VOTES_OF_SIGN.items():
         if sign in reading.signs:
             totals[number] += weight
@@ -81,11 +82,12 @@ def unknown(reading: Reading, text: str, classifier: str) -> Classification:
 def classification(
     reading: Reading, text: str, probabilities: tuple[float, ...], threshold: float, classifier: str
 ) -> Classification:
-    """The likeliest type, `Unknown` when it is less likely than `threshold`, with the estimated scores."""
+    """The likeliest type with the estimated scores; `Unknown` when unlikelier than `threshold` or told by nothing."""
     likeliest = max(range(N_TYPES), key=probabilities.__getitem__)
+    named = probabilities[likeliest] >= threshold and reading.telling
     scores = estimated_scores(reading, text, probabilities)
     return Classification(
-        task_type=TASK_TYPES[likeliest] if probabilities[likeliest] >= threshold else "Unknown",
+        task_type=TASK_TYPES[likeliest] if named else "Unknown",
         task_probabilities=probabilities,
         scores=scores,
         complexity=complexity(scores),
