@@ -29,6 +29,7 @@ REST_S = 30.0  # then one prompt tries it again
 # 1 ms and cost no throughput. 10 steps cost most of it beside two busy programs of usual priority, and the loop then
 # waited up to 0.1 s for the interpreter's lock, held by a thread that got no core; with 5 at most 0.03 s.
 _NICER_BY = 5
+_SIMILAR = 1.3  # texts are read together when none is longer than another by more than this factor
 _JOIN_S = 10.0  # at shutdown, for what is being read
 
 Refusal = Literal["queue full", "deadline", "failed"]
@@ -157,20 +158,45 @@ class ModelQueue:
         """What a thread does until it gets its last ticket."""
         lower_priority()
         while self._tickets.get():
-            try:
-                job = self._waiting.popleft()
-            except IndexError:  # the job of this ticket was dropped
-                continue
-            job.begun_at = time.perf_counter()
-            found: Read | Refusal
-            try:
-                found = Read(self.model.answer(job.text))
-            except Exception:  # serving goes on; it is counted, and /ready says so when it does not end
-                log.exception("%s failed on a prompt", self.model.name)
-                found = "failed"
-            else:
-                found = found._replace(inference_s=time.perf_counter() - job.begun_at)
-            call_soon(self._loop, partial(self._finished, job, found))
+            jobs = self._next()
+            begun_at = time.perf_counter()
+            for job in jobs:
+                job.begun_at = begun_at
+            for job, found in zip(jobs, self._answers(jobs), strict=True):
+                call_soon(self._loop, partial(self._finished, job, found))
+
+    def _next(self) -> list[Job]:
+        """The job that waits longest, and with it others of similar length when there are more than threads.
+
+        None when the job of a ticket was dropped, or read together with another.
+        """
+        try:
+            jobs = [self._waiting.popleft()]
+        except IndexError:
+            return []
+        length = len(jobs[0].text)
+        for job in list(self._waiting)[len(self._threads) :]:
+            if len(jobs) >= self.model.together:
+                break
+            if length / _SIMILAR <= len(job.text) <= length * _SIMILAR:
+                with contextlib.suppress(ValueError):  # another thread took it, or it was dropped
+                    self._waiting.remove(job)
+                    jobs.append(job)
+        return jobs
+
+    def _answers(self, jobs: list[Job]) -> list[Read | Refusal]:
+        if not jobs:
+            return []
+        started = time.perf_counter()
+        try:
+            answered = self.model.answer_together([job.text for job in jobs])
+        except Exception:  # serving goes on; it is counted, and /ready says so when it does not end
+            if len(jobs) > 1:  # perhaps one of them is at fault: it shall harm no other
+                return [found for job in jobs for found in self._answers([job])]
+            log.exception("%s failed on a prompt", self.model.name)
+            return ["failed"]
+        seconds = time.perf_counter() - started
+        return [Read(one, inference_s=seconds) for one in answered]
 
     def _finished(self, job: Job, found: Read | Refusal) -> None:
         del self._in_flight[job.key]

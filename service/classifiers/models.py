@@ -1,7 +1,7 @@
 """Models that are too slow for the event loop, behind one contract; and the plan by which the settings are served."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 # What a model reads is cut before it is tokenized, so that a long text costs little. 512 tokens are some 2,000
 # characters of prose; a text whose first 512 tokens take more than this is mostly spaces.
 READ_CHARACTERS = 16_000
+
+TOGETHER = 4  # texts in fp32: of similar length they take a fifth to a half less time than one by one
 
 
 class Answered(NamedTuple):
@@ -50,8 +52,17 @@ class Model(Protocol):
         """The part of a text that can matter to it. Takes microseconds."""
         ...
 
+    @property
+    def together(self) -> int:
+        """How many texts it may read at once, without that changing an answer by more than float32 rounding."""
+        ...
+
     def answer(self, text: str) -> Answered:
         """Classify what `cut` gave. Takes milliseconds, and leaves the interpreter to others meanwhile."""
+        ...
+
+    def answer_together(self, texts: Sequence[str]) -> Sequence[Answered]:
+        """Classify several, at most `together`; quickest when they are of similar length."""
         ...
 
 
@@ -132,7 +143,18 @@ class NvidiaModel:
         """The head: as NVIDIA does. With a token budget head and tail."""
         return excerpt(text, READ_CHARACTERS) if self._keeps_tail else text[:READ_CHARACTERS]
 
+    @property
+    def together(self) -> int:
+        """Several in fp32 only: lower precisions round by what else is in the batch, and were gated alone."""
+        return TOGETHER if self.precision == "fp32" else 1
+
     def answer(self, text: str) -> Answered:
         """Classify one text."""
-        reading = self._nvidia.read([text])[0]
-        return Answered(self._nvidia.classification(reading), reading.tokens, reading.truncated)
+        return self.answer_together([text])[0]
+
+    def answer_together(self, texts: Sequence[str]) -> Sequence[Answered]:
+        """Classify several."""
+        return [
+            Answered(self._nvidia.classification(reading), reading.tokens, reading.truncated)
+            for reading in self._nvidia.read(texts)
+        ]

@@ -246,12 +246,12 @@ async def test_a_client_that_leaves_before_its_prompt_was_read_takes_it_along(ru
         model, begun, go = queue.model, threading.Event(), threading.Event()
 
         class Held:
-            name, precision, tiers, cut = model.name, model.precision, model.tiers, model.cut
+            name, precision, tiers, together, cut = model.name, model.precision, model.tiers, 1, model.cut
 
-            def answer(self, text):
+            def answer_together(self, texts):
                 begun.set()
                 assert go.wait(20)
-                return model.answer(text)
+                return model.answer_together(texts)
 
         queue.model = Held()
         first = asyncio.create_task(ask(http, message(1)))

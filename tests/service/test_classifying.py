@@ -31,7 +31,9 @@ class SlowModel:
     precision = "fp32"
     tiers = (0.2, 0.4)
 
-    def __init__(self, name="nvidia/0a1b2c3d/fp32", *, held=False):
+    def __init__(self, name="nvidia/0a1b2c3d/fp32", *, held=False, together=1):
+        self.together = together
+        self.batches = []
         self.name = name
         self.texts = []
         self.threads = set()
@@ -41,12 +43,16 @@ class SlowModel:
     def cut(self, text):
         return text[:READ_CHARACTERS]
 
-    def answer(self, text):
-        self.texts.append(text)
+    def answer_together(self, texts):
+        self.texts += texts
+        self.batches.append(len(texts))
         self.threads.add(threading.current_thread())
         if self.go is not None:
             assert self.go.acquire(timeout=20)
-        if self.broken:
+        return [self.answer(text) for text in texts]
+
+    def answer(self, text):
+        if self.broken or "poison" in text:
             raise RuntimeError("the model is broken")
         found = Classification(
             task_type="Rewrite",
@@ -356,6 +362,49 @@ async def test_whatever_callers_do_every_one_gets_an_answer_and_nothing_is_left(
     assert most <= 6
     assert not classifying._queue._waiting
     assert max(Counter(model.texts).values()) == 1  # the cache is large enough for all
+
+
+async def test_texts_of_similar_length_that_wait_are_read_together_and_none_waits_for_them(serve):
+    model = SlowModel(held=True, together=3)
+    classifying = await serve(model, settings=replace(SETTINGS, workers=1))
+    settings = replace(SETTINGS, queue=20)
+    short, long = (
+        [f"short text {number}" for number in range(6)],
+        ["a much longer text " * 5 + str(n) for n in range(2)],
+    )
+    first = asyncio.create_task(classifying.classify("first", settings))
+    await until(lambda: model.texts)
+    asked = [asyncio.create_task(classifying.classify(text, settings)) for text in [*short, *long]]
+    await until(lambda: len(classifying._queue) == 8)
+    model.go.release(20)
+    answers = await asyncio.gather(first, *asked)
+    assert {answer.trace.classifier for answer in answers} == {model.name}
+    assert sorted(model.texts) == sorted(["first", *short, *long])
+    assert model.batches[:2] == [1, 3]  # the first found nobody waiting, the next ones did
+    assert max(model.batches) == 3
+    assert not any(len({len(text) > 50 for text in batch}) > 1 for batch in cut(model.texts, model.batches))
+
+
+def cut(texts, sizes):
+    """The batches that were read."""
+    rest = iter(texts)
+    return [[next(rest) for _ in range(size)] for size in sizes]
+
+
+async def test_a_text_that_cannot_be_read_harms_none_that_is_read_with_it(serve):
+    model = SlowModel(held=True, together=4)
+    classifying = await serve(model, settings=replace(SETTINGS, workers=1))
+    settings = replace(SETTINGS, queue=20)
+    first = asyncio.create_task(classifying.classify("first", settings))
+    await until(lambda: model.texts)
+    texts = ["good text 1", "poison here", "good text 2", "good text 3", "good text 4"]
+    asked = [asyncio.create_task(classifying.classify(text, settings)) for text in texts]
+    await until(lambda: len(classifying._queue) == 5)
+    model.go.release(20)
+    await first
+    answers = await asyncio.gather(*asked)
+    assert [answer.trace.fallback for answer in answers] == ["", "failed", "", "", ""]
+    assert max(model.batches) == 4
 
 
 # Failure
