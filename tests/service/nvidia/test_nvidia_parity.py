@@ -84,6 +84,18 @@ def test_rows_of_padding_do_not_count_whatever_they_hold(nvidia, model_folder):
         np.testing.assert_allclose(together[row], alone, rtol=0, atol=1e-4)
 
 
+def test_answers_stay_when_the_memory_of_a_long_text_is_given_back(nvidia, reference):
+    runtime = nvidia._runtime
+    short, long = PROMPTS["greeting"], "word " * 600
+    before = nvidia.read([short, long, short])[2].logits
+    assert runtime._long_at
+    runtime._long_at -= 3600  # an hour later
+    after = nvidia.read([short])[0].logits
+    assert not runtime._long_at
+    np.testing.assert_allclose(after, before, rtol=0, atol=1e-4)
+    np.testing.assert_allclose(nvidia.read([long])[0].logits, reference.logits(long), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("buckets", [5, 7, 16, 32, 100, 256, 300, 512])
 def test_distances_fall_into_the_same_buckets_as_in_the_library(buckets):
     geometry = Geometry(vocabulary=9, hidden=64, layers=1, heads=1, feed_forward=9, buckets=buckets)
