@@ -39,7 +39,7 @@ from service.errors import ConfigurationError
 
 VERSION = 1
 WEIGHTS = Path(__file__).parent / "weights" / "embedding.safetensors"
-WEIGHTS_SHA256 = "7f8060191b93714b82d284c5d998aad832ed0fe31de0ee4d70172569e457b5bf"
+WEIGHTS_SHA256 = "de0d21c9b1f263acf511a9b9c2261d7058de7382b5cec8530ed1af46d908e763"
 
 ENCODER = hashlib.sha256(repr((MODEL, TOKENIZER, HEAD_TOKENS, TAIL_TOKENS, POSITIONS)).encode()).hexdigest()
 N_TYPES = len(TASK_TYPES) - 1  # `Unknown` is not learned
