@@ -22,7 +22,7 @@ from service.classifiers.nvidia.checkpoint import Checkpoint
 from service.classifiers.nvidia.records import cache_folder
 from service.errors import UnusableWeights
 
-EXPORTER = 3  # raise it when the graph or its tensors change
+EXPORTER = 4  # raise it when the graph or its tensors change
 RUNTIME = f"onnxruntime {onnxruntime.__version__}"
 
 _LENGTH_BYTES = 8

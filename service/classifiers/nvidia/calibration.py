@@ -5,7 +5,7 @@ import onnxruntime
 
 from service.classifiers.nvidia.checkpoint import Checkpoint
 from service.classifiers.nvidia.graph import INPUT, build_graph
-from service.classifiers.nvidia.quantisation import Floats, Inputs
+from service.classifiers.nvidia.quantisation import Inputs
 from service.errors import UnusableWeights
 
 # Of every kind and of several lengths and languages; none is in the gate's set, which judges the outcome.
@@ -65,20 +65,23 @@ def observed_inputs(checkpoint: Checkpoint) -> dict[str, Inputs]:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
-    values = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in tensors.values()]
-    options.add_external_initializers(list(tensors), values)
+    shared = [onnxruntime.OrtValue.ortvalue_from_numpy(value) for value in tensors.values()]
+    options.add_external_initializers(list(tensors), shared)
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs() if output.name.startswith(INPUT)]
-    totals: dict[str, Floats] = {}
-    largest: dict[str, Floats] = {}
+    seen: dict[str, list[Inputs]] = {name: [] for name in names}
     tokens = 0
     for text in TEXTS:
         ids = np.array([checkpoint.tokenizer.encode(text).ids])
         rows = {"rows": np.asarray(checkpoint.embeddings[ids]), "mask": np.ones(ids.shape, np.float32)}
-        for name, seen in zip(names, session.run(names, rows), strict=True):
-            totals[name] = totals.get(name, 0) + seen.sum(axis=0)
-            largest[name] = np.maximum(largest.get(name, 0), np.abs(seen).max(axis=0))
+        for name, values in zip(names, session.run(names, rows), strict=True):
+            seen[name].append(Inputs(values.sum(axis=0), values.min(axis=0), values.max(axis=0)))
         tokens += ids.size
-    if not all(np.isfinite(values).all() for values in largest.values()):
-        raise UnusableWeights(f"{checkpoint.folder}: hidden states overflow float32, these weights cannot be used.")
-    return {name.removeprefix(INPUT): Inputs(totals[name] / np.float32(tokens), largest[name]) for name in names}
+    found = {}
+    for name, parts in seen.items():
+        sums, lowest, highest = map(np.stack, zip(*parts, strict=True))
+        inputs = Inputs(sums.sum(axis=0) / np.float32(tokens), lowest.min(axis=0), highest.max(axis=0))
+        if not all(np.isfinite(part).all() for part in inputs):
+            raise UnusableWeights(f"{checkpoint.folder}: hidden states overflow float32, these weights cannot be used.")
+        found[name.removeprefix(INPUT)] = inputs
+    return found

@@ -203,8 +203,13 @@ class _Builder:
         weight, bias = self.constant(f"{name}.weight", linear.weights), self.constant(f"{name}.bias", linear.biases)
         if linear.factors is not None:
             values = self.op("Mul", values, self.constant(f"{name}.factors", linear.factors))
+        step, zero = (
+            self.constant(f"{name}.step", np.array(linear.step)),
+            self.constant(f"{name}.zero", np.array(linear.zero)),
+        )
         scales = self.constant(f"{name}.scales", linear.scales)
-        return self.fused("DynamicQuantizeMatMul", values, weight, scales, "", bias)
+        levels = self.op("QuantizeLinear", values, step, zero)
+        return self.fused("MatMulIntegerToFloat", levels, weight, step, scales, zero, "", bias)
 
     def _norm(self, values: str, name: str) -> str:
         weight = self.constant(f"{name}.weight", self.checkpoint.tensor(f"{name}.weight"))

@@ -1,7 +1,7 @@
 """How linear layers become int8 without losing more than they must.
 
-Weights are rounded per output; inputs at each call, one scale for all. Two things are done about what that loses, from
-what the layers' inputs are like on a few texts:
+Weights are rounded per output, inputs with one scale for all, which is known beforehand: so what a text is answered
+does not depend on what else is in its batch. From what the layers' inputs are like on a few texts:
 
 - Some channels of a normed hidden state are far wider than the rest and would take the whole scale. They are divided
   by a factor and their weights multiplied with it (Xiao et al. 2023, SmoothQuant, https://arxiv.org/abs/2211.10438).
@@ -18,39 +18,49 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 
 _SHARE = 0.6  # of the width of a channel that its weights take over
+_ROOM = 1.2  # for inputs further out than any that was seen; what is further still becomes the last level
 
 
 class Inputs(NamedTuple):
     """What the inputs of one linear layer are like, by channel."""
 
     mean: Floats
-    largest: Floats  # absolute value
+    lowest: Floats
+    highest: Floats
 
 
 class Linear(NamedTuple):
-    """A linear layer in int8: outputs are `inputs * factors` @ `weights` * `scales` + `biases`."""
+    """A linear layer in int8.
+
+    Inputs, multiplied by `factors`, become levels: `levels` = rint(inputs / `step`) + `zero`, from 0 to 255. Outputs
+    are (`levels` - `zero`) @ `weights` * `step` * `scales` + `biases`.
+    """
 
     weights: npt.NDArray[np.int8]  # (inputs, outputs)
     scales: Floats  # (outputs,)
     biases: Floats  # (outputs,)
     factors: Floats | None  # (inputs,); None: all are 1
+    step: np.float32
+    zero: np.uint8
 
 
 def quantised(weights: Floats, biases: Floats, inputs: Inputs, *, equalised: bool) -> Linear:
     """A linear layer, weights (inputs, outputs), as int8; `equalised`: with factors for wide channels."""
-    factors = _factors(weights, inputs.largest) if equalised else None
+    factors = _factors(weights, inputs) if equalised else None
     if factors is not None:
         weights = weights / factors[:, None]
+        inputs = Inputs(*(part * factors for part in inputs))
     rounded, scales = rounded_by_column(weights)
-    mean = inputs.mean if factors is None else inputs.mean * factors
-    shift = mean @ (rounded * scales - weights)
-    return Linear(rounded, scales, (biases - shift).astype(np.float32), factors)
+    shift = inputs.mean @ (rounded * scales - weights)
+    step, zero = _levels(float(inputs.lowest.min()) * _ROOM, float(inputs.highest.max()) * _ROOM)
+    return Linear(rounded, scales, (biases - shift).astype(np.float32), factors, step, zero)
 
 
-def _factors(weights: Floats, largest: Floats) -> Floats:
+def _factors(weights: Floats, inputs: Inputs) -> Floats:
     tiny = np.float32(1e-6)
     heavy = np.maximum(np.abs(weights).max(axis=1), tiny)
-    factors = heavy ** (1 - _SHARE) / np.maximum(largest, tiny) ** _SHARE
+    wide = np.maximum(np.maximum(inputs.highest, -inputs.lowest), tiny)
+    factors = heavy ** (1 - _SHARE) / wide**_SHARE
     result: Floats = factors / np.exp(np.log(factors).mean())
     return result.astype(np.float32)
 
@@ -59,3 +69,10 @@ def rounded_by_column(weights: Floats) -> tuple[npt.NDArray[np.int8], Floats]:
     """Weights (inputs, outputs) as int8, and the scale of each output."""
     scales: Floats = np.maximum(np.abs(weights).max(axis=0), np.finfo(np.float32).tiny) / np.float32(127)
     return np.rint(weights / scales).astype(np.int8), scales
+
+
+def _levels(low: float, high: float) -> tuple[np.float32, np.uint8]:
+    """The step between 256 levels from `low` to `high`, and the level of 0, which is always one of them."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = np.float32(max(high - low, 1e-12) / 255)
+    return step, np.uint8(np.clip(np.rint(-low / step), 0, 255))

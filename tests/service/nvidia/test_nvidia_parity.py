@@ -112,3 +112,15 @@ def test_int8_answers_nearly_as_fp32(model_folder, reference, expected):
     wanted = np.stack(list(expected.values()))
     relative = np.sqrt(((found - wanted) ** 2).mean()) / wanted.std(axis=0).mean()
     assert 1e-4 < relative < 0.1, geometry
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_an_int8_answer_does_not_depend_on_what_else_is_in_the_batch(model_folder, size):
+    int8 = load_nvidia(model_folder, precision="int8", gated=False)
+    texts = sorted(PROMPTS.values(), key=len)
+    alone = np.stack([int8.read([text])[0].logits for text in texts])
+    together = [int8.read(texts[start : start + size]) for start in range(0, len(texts), size)]
+    found = np.stack([reading.logits for readings in together for reading in readings])
+    # Sums in another order move a value to the next level now and then.
+    assert np.abs(found - alone).mean() < 1e-3 * alone.std()
+    assert (np.abs(found - alone).max(axis=1) < 1e-4).mean() > 0.6

@@ -15,17 +15,15 @@ def layer(seed, inputs=96, outputs=40):
     return draw, weights, draw.standard_normal(outputs).astype(np.float32)
 
 
-def dynamic(values, linear):
-    """What the runtime computes: inputs rounded to 256 levels between their ends."""
+def computed(values, linear):
+    """What the runtime computes."""
     scaled = values if linear.factors is None else values * linear.factors
-    low, high = min(scaled.min(), 0), max(scaled.max(), 0)
-    step = (high - low) / 255
-    rounded = (np.rint(scaled / step - np.rint(low / step)) + np.rint(low / step)) * step
-    return rounded @ (linear.weights * linear.scales) + linear.biases
+    levels = np.clip(np.rint(scaled / linear.step) + linear.zero, 0, 255)
+    return ((levels - linear.zero) @ linear.weights) * linear.step * linear.scales + linear.biases
 
 
 def seen(values):
-    return Inputs(values.mean(axis=0), np.abs(values).max(axis=0))
+    return Inputs(values.mean(axis=0), values.min(axis=0), values.max(axis=0))
 
 
 @given(arrays(np.float32, (7, 5), elements=st.floats(-1e3, 1e3, width=32)))
@@ -63,7 +61,9 @@ def test_a_wide_channel_takes_no_levels_from_the_others():
     weights[3] /= 300
     wanted = values @ weights + biases
     errors = [
-        np.sqrt(((dynamic(values, quantised(weights, biases, seen(values), equalised=equalised)) - wanted) ** 2).mean())
+        np.sqrt(
+            ((computed(values, quantised(weights, biases, seen(values), equalised=equalised)) - wanted) ** 2).mean()
+        )
         for equalised in (False, True)
     ]
     assert errors[1] < errors[0] / 5
@@ -76,4 +76,26 @@ def test_channels_that_are_never_used_do_no_harm():
     weights[9] = 0
     linear = quantised(weights, biases, seen(values), equalised=True)
     assert all(np.isfinite(part).all() for part in linear)
-    assert np.abs(dynamic(values, linear) - values @ weights - biases).max() < 0.5
+    assert np.abs(computed(values, linear) - values @ weights - biases).max() < 0.5
+
+
+@given(st.floats(-1e4, 1e4, width=32), st.floats(-1e4, 1e4, width=32))
+@settings(max_examples=80, deadline=None)
+def test_zero_is_a_level_and_all_that_was_seen_has_one(one, other):
+    values = np.array([[one], [other]], np.float32)
+    linear = quantised(np.ones((1, 1), np.float32), np.zeros(1, np.float32), seen(values), equalised=False)
+    found = computed(np.array([[0.0], [one], [other]], np.float32), linear) - linear.biases
+    assert found[0] == 0
+    assert np.abs(found[1:] - values).max() <= linear.step * 0.51 + np.abs(values).max() * 1e-5
+
+
+def test_what_is_wider_than_anything_seen_becomes_the_last_level():
+    linear = quantised(
+        np.ones((1, 1), np.float32),
+        np.zeros(1, np.float32),
+        seen(np.array([[-1.0], [2.0]], np.float32)),
+        equalised=False,
+    )
+    low, high = (computed(np.array([[value]], np.float32), linear).item() - linear.biases.item() for value in (-9, 9))
+    assert low == pytest.approx(-1.2, abs=0.02)
+    assert high == pytest.approx(2.4, abs=0.02)
