@@ -162,7 +162,8 @@ def _is_chinese(token: str) -> bool:
 
 def _is_readable(tokens: list[str], fired: frozenset[tuple[int, int]], signs: frozenset[int]) -> bool:
     distinct = set(tokens)
-    if len(FOREIGN & distinct) > max(1, len(ENGLISH & distinct)):
+    wordless = not any(map(str.isalnum, distinct))
+    if wordless or len(FOREIGN & distinct) > max(1, len(ENGLISH & distinct)):
         return False
     if not _CODE_SIGNS.isdisjoint(signs) or any(number in _CODE_LISTS for number, _ in fired):
         return True

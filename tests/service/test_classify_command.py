@@ -282,8 +282,11 @@ def test_a_broken_source_ends_with_its_error():
 
 
 def start(tmp_path, *arguments, **environ):
+    # What starts in the background of a shell inherits that interrupts are ignored.
+    heeds_interrupts = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heeds_interrupts}; from service.cli import main; main()"
     return subprocess.Popen(
-        [sys.executable, "-m", "service", "classify", *map(str, arguments)],
+        [sys.executable, "-c", code, "classify", *map(str, arguments)],
         cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environ},
     )  # fmt: skip
