@@ -136,9 +136,10 @@ def load_nvidia(
             export them.
         ConfigurationError: the precision is not offered, or its gate has not passed.
     """
-    from service.classifiers.nvidia.artefact import latest_digest  # noqa: PLC0415 - needs onnxruntime
     from service.classifiers.nvidia.checkpoint import open_checkpoint  # noqa: PLC0415 - needs tokenizers
 
+    if backend == "onnx" and device != "cpu":
+        raise ConfigurationError([f'device "{device}" is not offered with backend "onnx", only with backend "torch"'])
     checkpoint = open_checkpoint(Path(folder))
 
     def load(digest: str) -> Nvidia:
@@ -160,7 +161,7 @@ def load_nvidia(
     # The digest takes longest, so the weights are taken for those of the last time while it is computed.
     with ThreadPoolExecutor(1) as pool:
         actual = pool.submit(lambda: checkpoint.digest)
-        claimed = latest_digest(checkpoint.folder)
+        claimed = _claimed_digest(checkpoint.folder) if backend == "onnx" else None
         if claimed is not None:
             try:
                 nvidia = load(claimed)
@@ -172,6 +173,12 @@ def load_nvidia(
                     return nvidia
                 del nvidia
         return load(actual.result())
+
+
+def _claimed_digest(folder: Path) -> str | None:
+    from service.classifiers.nvidia.artefact import latest_digest  # noqa: PLC0415 - needs onnxruntime
+
+    return latest_digest(folder)
 
 
 def _precision(

@@ -112,6 +112,11 @@ def test_a_precision_that_a_backend_has_not_is_named(model_folder, backend, prec
             load_nvidia(model_folder, backend=backend, precision=precision, gated=gated)
 
 
+def test_a_gpu_is_for_torch_alone(model_folder):
+    with pytest.raises(ConfigurationError, match='device "cuda" is not offered with backend "onnx"'):
+        load_nvidia(model_folder, device="cuda")
+
+
 def test_the_package_is_imported_without_heavy_ones(model_folder):
     code = (
         "import json, sys; import service.classifiers, service.classifiers.nvidia as nvidia;"
