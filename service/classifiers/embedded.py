@@ -74,11 +74,11 @@ class Embedded:
     def classify(self, text: str) -> Classification:
         """Classify a text of any length and language; never raises on a str. Empty text is `Unknown`."""
         reading, weights = read(text), self._weights
-        learned = np.zeros(len(self._scale))
-        for rows in hashed_rows(reading):
-            learned += self._table[rows].sum(axis=0, dtype=np.int32) * self._scale / sqrt(len(rows))
+        rows, sizes = hashed_rows(reading)
+        shares = np.repeat([1 / sqrt(size) for size in sizes], sizes)
+        learned = shares @ self._table.take(rows, axis=0).astype(np.float64) * self._scale
         sums, projected = learned[:-VECTOR_SIZE], learned[-VECTOR_SIZE:]
-        sums += weights.bias + weights.dense[dense_rows(reading)].sum(axis=0)
+        sums += weights.bias + np.add.reduce(weights.dense.take(dense_rows(reading), axis=0))
         if reading.readable:
             logits = sums[:N_TYPES] + np.array(votes(reading)) * weights.votes_factor
             probabilities = tuple(softmax(logits / weights.temperature).tolist())

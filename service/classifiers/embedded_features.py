@@ -1,6 +1,7 @@
 """What the embedded classifier sees of a text: numbers of rows in its tables."""
 
 import hashlib
+from itertools import pairwise
 from zlib import crc32
 
 import numpy as np
@@ -22,8 +23,8 @@ DENSE_ROWS = LISTS * (len(ZONES) + 1) + len(SIGNS)
 Rows = npt.NDArray[np.uint32]
 
 
-def hashed_rows(reading: Reading) -> tuple[Rows, ...]:
-    """Rows of the hashed table, in groups that weigh the same however many rows they hold.
+def hashed_rows(reading: Reading) -> tuple[Rows, list[int]]:
+    """Rows of the hashed table, and how many belong to each group; a group weighs the same whatever it holds.
 
     The first group: tokens and pairs of them at the head and the tail, where instructions stand. The second: the
     opening. A Chinese character is a token, so that pairs and triples are its character n-grams. The third, where there
@@ -31,53 +32,48 @@ def hashed_rows(reading: Reading) -> tuple[Rows, ...]:
     """
     tokens = reading.tokens
     if not tokens:
-        return ()
-    tail = tokens[max(HEAD_TOKENS, len(tokens) - TAIL_TOKENS) :]
-    edge = tokens[:HEAD_TOKENS] + tail
-    hashes = np.array([crc32(token.encode("utf-8", "surrogatepass")) for token in edge], dtype=np.uint32)
-    opening = hashes[:OPENING_TOKENS]
-    groups = (
-        _buckets(np.concatenate([hashes * _A, hashes[:-1] * _B ^ hashes[1:] * _C])),
-        _buckets(
-            np.concatenate(
-                [
-                    opening * _D,
-                    opening[:-1] * _E ^ opening[1:] * _A,
-                    opening[:-2] * _B ^ opening[1:-1] * _D ^ opening[2:] * _C,
-                ]
-            )
-        ),
-    )
-    pairs = _cluster_pairs(reading.concepts, len(tokens))
-    return (*groups, _buckets(pairs * _F)) if len(pairs) else groups
+        return np.zeros(0, dtype=np.uint32), []
+    edge = tokens[:HEAD_TOKENS] + tokens[max(HEAD_TOKENS, len(tokens) - TAIL_TOKENS) :]
+    # No token holds a space, so that all are encoded at once.
+    hashes = list(map(crc32, " ".join(edge).encode("utf-8", "surrogatepass").split(b" ")))
+    opening, pairs = _opening(hashes[:OPENING_TOKENS]), _cluster_pairs(reading.concepts, len(tokens))
+    words, others = np.array(hashes, dtype=np.uint32), np.array(opening + pairs, dtype=np.uint32)
+    mixed = np.concatenate([words * _WORD_A, words[:-1] * _WORD_B ^ words[1:] * _WORD_C, others])
+    rows = ((mixed ^ mixed >> _SHIFT) * _WORD_A) >> _BUCKET_SHIFT
+    sizes = [2 * len(hashes) - 1, len(opening), len(pairs)]
+    return rows, sizes if pairs else sizes[:2]
 
 
-def _cluster_pairs(concepts: list[tuple[int, int]], count: int) -> Rows:
+def _opening(hashes: list[int]) -> list[int]:
+    """Single tokens, pairs and the triple."""
+    mixed = [one * _D for one in hashes]
+    mixed += [one * _E ^ other * _A for one, other in pairwise(hashes)]
+    if len(hashes) == OPENING_TOKENS:
+        mixed.append(hashes[0] * _B ^ hashes[1] * _D ^ hashes[2] * _C)
+    return [number & _32_BITS for number in mixed]
+
+
+def _cluster_pairs(concepts: list[tuple[int, int]], count: int) -> list[int]:
     """Numbers of the ordered pairs, ascending, none twice."""
     tail_starts = count - TAIL_TOKENS
     edge = [found for found in concepts if found[0] < HEAD_TOKENS or found[0] >= tail_starts][:MOST_PAIRED]
-    if len(edge) < 2:
-        return np.zeros(0, dtype=np.uint32)
-    found = np.array(edge + [(_FAR, 0)] * PAIR_REACH)
-    following = np.arange(len(edge))[:, None] + _REACH
-    distance = found[:, 0][following] - found[: len(edge), :1]
-    codes = (found[: len(edge), 1:] << 8) + found[:, 1][following]
-    return np.unique(codes[(distance > 0) & (distance <= PAIR_DISTANCE)]).astype(np.uint32)
+    codes = set()
+    for number, (position, first) in enumerate(edge, 1):
+        farthest = position + PAIR_DISTANCE
+        for other, second in edge[number : number + PAIR_REACH]:
+            if other > farthest:
+                break
+            if other > position:
+                codes.add(first << 8 | second)
+    return [code * _F & _32_BITS for code in sorted(codes)]
 
-
-_FAR = 1 << 20
-_REACH = np.arange(1, PAIR_REACH + 1)
 
 # Odd multipliers, one for every use of a hash, so that the same word falls into different rows; their products wrap.
-_A, _B, _C, _D, _E, _F = (
-    np.uint32(n) for n in (0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0x2545F491)
-)
+_A, _B, _C, _D, _E, _F = 0x9E3779B1, 0x85EBCA6B, 0xC2B2AE35, 0x27D4EB2F, 0x165667B1, 0x2545F491
+_32_BITS = 0xFFFFFFFF
+_WORD_A, _WORD_B, _WORD_C = np.uint32(_A), np.uint32(_B), np.uint32(_C)
 _SHIFT = np.uint32(15)
 _BUCKET_SHIFT = np.uint32(32 - (BUCKETS.bit_length() - 1))
-
-
-def _buckets(mixed: Rows) -> Rows:
-    return ((mixed ^ mixed >> _SHIFT) * _A) >> _BUCKET_SHIFT
 
 
 def dense_rows(reading: Reading) -> list[int]:

@@ -76,13 +76,12 @@ def _matrix(readings: Sequence[Reading]) -> Any:
     values: list[npt.NDArray[Any]] = [np.zeros(0)]
     ends = [0]
     for reading in readings:
-        groups = hashed_rows(reading)
+        hashed, sizes = hashed_rows(reading)
         dense = np.array(dense_rows(reading), dtype=np.int64) + BUCKETS
-        parts: list[npt.NDArray[Any]] = [*groups, dense]
-        indices += parts
-        values += [np.full(len(rows), 1 / np.sqrt(max(1, len(rows)))) for rows in groups]
+        indices += [hashed, dense]
+        values += [np.full(size, 1 / np.sqrt(size)) for size in sizes]
         values.append(np.full(len(dense), DENSE_VALUE))
-        ends.append(ends[-1] + sum(map(len, parts)))
+        ends.append(ends[-1] + len(hashed) + len(dense))
     shape = (len(readings), BUCKETS + DENSE_ROWS)
     matrix = sparse.csr_matrix((np.concatenate(values), np.concatenate(indices).astype(np.int64), ends), shape=shape)
     matrix.sum_duplicates()

@@ -28,13 +28,14 @@ SIGNS = (
 )  # fmt: skip
 _SIGN = {name: number for number, name in enumerate(SIGNS)}
 _MARKS = tuple(
-    (_SIGN[name], marks)
+    (mark, _SIGN[name])
     for name, marks in (
         ("question mark", ("?", "？")), ("colon", (":", "：")), ("code fence", ("```",)),
         ("indented", ("\n  ", "\n\t")),
         ("semicolon", (";\n",)), ("braces", ("{", "()")), ("equals", (" = ", "==")), ("backslash", ("\\",)),
         ("dollar", ("$",)), ("quotes", ('"', "“", "「")), ("blank line", ("\n\n",)), ("several lines", ("\n",)),
     )
+    for mark in marks
 )  # fmt: skip
 
 
@@ -48,6 +49,7 @@ class Reading(NamedTuple):
     """What was seen in one text."""
 
     tokens: list[str]  # lower case; at most READ_HEAD_TOKENS + READ_TAIL_TOKENS
+    distinct: frozenset[str]  # the tokens
     fired: frozenset[tuple[int, int]]  # (number in RULES, number in ZONES)
     concepts: list[tuple[int, int]]  # (position, number in RULES or, after these, in CONCEPTS), by position
     signs: frozenset[int]  # numbers in SIGNS
@@ -102,7 +104,8 @@ def read(text: str) -> Reading:
     concepts = _concepts(tokens)
     fired = _fired(concepts, len(tokens))
     signs = _signs(text, tokens)
-    return Reading(tokens, fired, concepts, signs, _is_readable(tokens, fired, signs))
+    distinct = frozenset(tokens)
+    return Reading(tokens, distinct, fired, concepts, signs, _is_readable(distinct, fired, signs))
 
 
 def _concepts(tokens: list[str]) -> list[tuple[int, int]]:
@@ -136,7 +139,7 @@ def _fired(concepts: list[tuple[int, int]], count: int) -> frozenset[tuple[int, 
 def _signs(text: str, tokens: list[str]) -> frozenset[int]:
     if not tokens:
         return frozenset()
-    signs = {number for number, marks in _MARKS if any(mark in text for mark in marks)}
+    signs = {number for mark, number in _MARKS if mark in text}
     signs.add(_SIGN["length 0"] + min(7, len(tokens).bit_length() - 1))
     if tokens[0] in QUESTION_WORDS:
         signs.add(_SIGN["question word first"])
@@ -160,10 +163,10 @@ def _is_chinese(token: str) -> bool:
     return "\u3400" <= token <= "\u9fff"
 
 
-def _is_readable(tokens: list[str], fired: frozenset[tuple[int, int]], signs: frozenset[int]) -> bool:
-    distinct = set(tokens)
+def _is_readable(distinct: frozenset[str], fired: frozenset[tuple[int, int]], signs: frozenset[int]) -> bool:
     wordless = not any(map(str.isalnum, distinct))
-    if wordless or len(FOREIGN & distinct) > max(1, len(ENGLISH & distinct)):
+    foreign = len(FOREIGN & distinct)
+    if wordless or (foreign > 1 and foreign > len(ENGLISH & distinct)):
         return False
     if not _CODE_SIGNS.isdisjoint(signs) or any(number in _CODE_LISTS for number, _ in fired):
         return True

@@ -132,7 +132,7 @@ def estimated_scores(reading: Reading, text: str, probabilities: tuple[float, ..
     creativity, reasoning, contextual, domain = (
         sum(map(float.__mul__, probabilities, usual)) for usual in _USUAL_BY_DIMENSION
     )
-    words = set(reading.tokens)
+    words = reading.distinct
     chinese = SIGNS.index("chinese") in reading.signs
     reasons = len(words & REASONING_WORDS)
     constraints = len(words & CONSTRAINT_WORDS) + min(2, sum(map(str.isdigit, words)))
