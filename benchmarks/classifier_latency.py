@@ -180,6 +180,7 @@ def targets(figures: dict[str, Any]) -> list[dict[str, Any]]:
             judge(f"{CALLERS} callers, per second", row["throughput"]["chat"]["per_second"], 150, at_least=True)
     for precision, service in figures["service"].items():
         judge(f"whole service with {precision}, resident MB", service["memory_mb"]["resident"], 900)
+        judge(f"whole service with {precision}, loop delay p99 ms", service["loop_delay_ms"]["p99"], 5)
     return found
 
 

@@ -169,7 +169,7 @@ def _small(settings: "ClassifierSettings", given: dict[str, Any]) -> "tuple[str,
 
 @click.group()
 def classifier() -> None:
-    """Get, export and check NVIDIA's classifier."""
+    """Get NVIDIA's classifier, export, check and fine-tune it, or let the embedded one learn from it."""
 
 
 classifier.add_command(distil)
