@@ -16,8 +16,8 @@ import numpy.typing as npt
 from service.errors import ConfigurationError
 
 HIDDEN, HEADS, LAYERS = 384, 12, 6
-HEAD_TOKENS, TAIL_TOKENS = 64, 32  # of longer texts, the tokens in between are not read
-READ_HEAD_CHARACTERS, READ_TAIL_CHARACTERS = 2_000, 1_000  # nor is what lies between these
+HEAD_TOKENS, TAIL_TOKENS = 54, 28  # of longer texts, the tokens in between are not read
+READ_HEAD_CHARACTERS, READ_TAIL_CHARACTERS = 8 * HEAD_TOKENS, 8 * TAIL_TOKENS  # hold as many tokens in nearly all texts
 EXTRA = "embedding"
 
 # What is read of which package. Apache-2.0, both.
