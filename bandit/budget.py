@@ -172,6 +172,7 @@ def affordable(pacer: Pacer, state: PacerState, cost_usd: Vector) -> NDArray[np.
 
     Those with room for `cushion` calls, and always the cheapest; where no cost is believable, all of them. With room
     for one call only, a dear call that turns out dearer would close the middling arms until its debt is paid.
+    At the defaults an arm dearer than about 340 budgets is never open, as savings lapse.
     """
     known = _believed(cost_usd)
     return np.asarray((pacer.cushion * known <= room_usd(pacer, state)) | (known <= known.min(initial=np.inf)))
