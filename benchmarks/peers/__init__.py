@@ -61,7 +61,23 @@ def _litellm(cost_weight: float | None) -> Start:
     return start
 
 
+def _remote(name: str, driver: str, environment: str) -> Start:
+    def start(arms: Sequence[PeerArm], seed: int, budget_usd: float | None) -> Peer:
+        from benchmarks.peers.remote import RemotePeer  # noqa: PLC0415 - only when used
+
+        return RemotePeer(name, driver, environment, arms, seed, budget_usd)
+
+    return start
+
+
+# Raise NotInstalled where the package's environment is missing.
 PEERS: dict[str, Start] = {
     "litellm_quality": _litellm(0.0),
     "litellm_default": _litellm(None),
+    "paretobandit": _remote("ParetoBandit 0.1.1", "paretobandit", "paretobandit"),
+    "mabwiser": _remote("MABWiser 2.7.4, Thompson sampling per task type", "mabwiser", "mabwiser"),
+    "bayesian_router": _remote("bayesian-router 0.1.1", "bayesian_router", "bayesian_router"),
+    "bayesian_router_no_breakers": _remote(
+        "bayesian-router 0.1.1, breakers that never open", "bayesian_router_no_breakers", "bayesian_router"
+    ),
 }
