@@ -450,7 +450,7 @@ def test_label_weights_by_hand():
 
 
 def test_weighted_labels_undo_a_selection():
-    """Bad replies read low and are labelled eight times as often: .26 instead of .6, and .56 again as 3 is the limit."""
+    """Bad replies read low and are labelled eight times as often: .26 instead of .6, and .56 again; 3 is the limit."""
     rng = np.random.default_rng(9)
     y = rng.binomial(1, 0.6, 100_000)
     h = rng.binomial(1, np.where(y, 0.9, 0.1))
