@@ -18,6 +18,7 @@ Method = Literal["ips", "snips", "dr"]
 
 MIN_EFFECTIVE = 200.0  # decisions that the weighted log must count like
 MAX_WEIGHT = 100.0  # decisions that one decision may stand for
+MAX_STARVED = 0.01  # share of a policy's traffic that may be where a decision would count for more than that
 MEAN_WEIGHT_SE = 3.0  # standard errors that the mean weight may lie from 1
 MIN_CLUSTERS = 20  # below this the spread between users is not known
 MAX_IGNORED = 0.01  # share of decisions that may be unreadable
@@ -189,12 +190,10 @@ def _estimate(logged: Logged, targets: tuple[Vector, ...], method: Method, *, an
         each_term = each_term - _terms(rows, baseline, method)
     n, n_clusters, value = len(each_term), int(rows.clusters.max()) + 1, float(each_term.mean())
     se_plain = float(each_term.std(ddof=1)) / n**0.5
-    se = float(_variance_of_sums(each_term, rows.clusters)[-1]) ** 0.5 / n
+    se, df = _standard_error(each_term, rows.clusters)
+    low, high = value - se * float(stdtrit(df, 0.975)), value + se * float(stdtrit(df, 0.975))
     if anytime:
         low, high = (float(bound[-1]) for bound in confidence_sequence(each_term, rows.clusters))
-    else:
-        half = float(stdtrit(n_clusters - 1, 0.975)) * se
-        low, high = value - half, value + half
     hardest = min(weighings, key=lambda each: each.effective_n)
     return Estimate(
         method=method,
@@ -288,6 +287,19 @@ def _terms(rows: _Rows, target: Vector, method: Method) -> Vector:
     return np.asarray(direct + weights * (rows.rewards - _taken(rows.predicted, rows.chosen)))
 
 
+def _standard_error(each: Vector, clusters: Indices) -> tuple[float, float]:
+    """Standard error of the mean of terms, summed by cluster, and the degrees of freedom that it has.
+
+    A few huge terms make a variance unsure of itself. As with Satterthwaite, 2 / df is its relative variance: with
+    kurtosis k over C clusters df = 2 C / (k - 1), C - 1 at most.
+    """
+    sums = np.bincount(clusters, each - each.mean())
+    n_clusters, squares, fourths = len(sums), float((sums**2).sum()), float((sums**4).sum())
+    excess = n_clusters * fourths - squares**2  # (k - 1) squares^2
+    df = min(n_clusters - 1.0, 2.0 * n_clusters * squares**2 / excess) if excess > 0.0 else n_clusters - 1.0
+    return (squares * n_clusters / (n_clusters - 1)) ** 0.5 / len(each), max(df, 1.0)
+
+
 def _variance_of_sums(each: Vector, clusters: NDArray[Any]) -> Vector:
     """Variance of the sum of the first 1, 2, ..., n terms, when terms of one cluster hang together: shape (n,).
 
@@ -356,6 +368,13 @@ def _refusal(rows: _Rows, target: Vector, weighing: _Weighing) -> str | None:
         return (
             f"one decision would stand for {weighing.max_weight:,.0f}, at most {MAX_WEIGHT:.0f} are allowed: "
             "the log hardly ever took what this policy prefers; explore more, then ask again"
+        )
+    # The check above sees what was drawn. A log that only by luck drew nothing rare would pass it, and mislead.
+    starved = float(np.where(target > MAX_WEIGHT * rows.probabilities, target, 0.0).sum(axis=1).mean())
+    if starved > MAX_STARVED:
+        return (
+            f"the policy sends {starved:.1%} of the traffic to models that it would take more than {MAX_WEIGHT:.0f} "
+            "times as often as the log did; explore more, then ask again"
         )
     if weighing.effective_n < MIN_EFFECTIVE:
         return (
