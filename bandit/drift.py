@@ -67,7 +67,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     sizes: tuple[float, ...] = (0.1, 0.25)  # changes of quality that are looked for, in (0, 1)
     calls_per_false_alarm: float = 20_000.0  # at least, over all arms and both directions
     down_share: float = 0.8  # of the false alarms that are allowed
-    suspicion: float = 0.02  # suspect at this share of the evidence that an alarm needs
+    suspicion: float = 0.05  # suspect at this share of the evidence that an alarm needs
     least: float = 20.0  # readings of an arm before it is tested
     shrinkage: float = 25.0  # readings that draw a cell's expected value to the arm's mean
     margin: float = 1.0  # standard errors of the arm's mean by which it may be worse, or better, for free
@@ -82,13 +82,15 @@ class Detector(NamedTuple):
     """What is remembered in one stream of one arm, or of many in leading axes: (arms,) or (arms, task types)."""
 
     past: Readings  # (..., cells): the arm's own, since it was last restarted
+    lately: Readings  # (..., cells): since it has been suspected; joins the past when it is cleared
     log_stake: Array  # (..., 2, sizes): logarithm of R, down and up
 
 
 def fresh(shape: tuple[int, ...], cells: int, watch: Watch = LABELS) -> Detector:
     """Detectors that have seen nothing, for arms in an array of `shape`."""
     nothing = np.zeros((*shape, cells))
-    return Detector(Readings(nothing, nothing), np.full((*shape, 2, len(watch.sizes)), -np.inf))
+    none = Readings(nothing, nothing)
+    return Detector(none, none, np.full((*shape, 2, len(watch.sizes)), -np.inf))
 
 
 def expected(past: Readings, base: Array, shrinkage: float) -> tuple[Array, Array]:
@@ -126,7 +128,7 @@ def observe(detector: Detector, new: Readings, calls: Array, base: Array, watch:
     tested = detector.past.n.sum(-1) >= watch.least
     stake = np.log(np.where(tested, np.maximum(calls, _TINY), _TINY))[..., None, None]
     log_stake = np.where(tested[..., None, None], np.logaddexp(detector.log_stake, stake) + won, -np.inf)
-    return Detector(_remembered(detector.past, new, watch.memory), log_stake)
+    return _sorted(detector.past, _plus(detector.lately, new), log_stake, watch)
 
 
 def evidence(detector: Detector, watch: Watch = LABELS) -> Array:
@@ -144,10 +146,10 @@ def suspected(detector: Detector, watch: Watch = LABELS) -> Flags:
 
 
 def restarted(detector: Detector, arms: Flags) -> Detector:
-    """The detectors with `arms` (...) fresh: these learn their past anew."""
+    """The detectors with `arms` (...) fresh: these learn their past anew, from decisions made after the restart."""
     forget = arms[..., None]
-    past = Readings(np.where(forget, 0.0, detector.past.n), np.where(forget, 0.0, detector.past.s))
-    return Detector(past, np.where(forget[..., None], -np.inf, detector.log_stake))
+    log_stake = np.where(forget[..., None], -np.inf, detector.log_stake)
+    return Detector(_without(detector.past, forget), _without(detector.lately, forget), log_stake)
 
 
 class Alarm(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,7 +160,10 @@ class Alarm(msgspec.Struct, frozen=True, kw_only=True):
     direction: Direction
     stream: Stream
     evidence: float  # as a share of what an alarm needs: at least 1
-    readings: float  # of this arm, since its detector started
+    readings: float  # since it has been suspected
+    mean: float  # of these readings
+    past_readings: float  # before, as far as they are remembered
+    past_mean: float  # of these
     when: float  # seconds since 1970-01-01 UTC
 
 
@@ -171,7 +176,7 @@ def alarms(
 ) -> list[Alarm]:
     """The alarms of detectors of shape (len(arms),), in their order; at most one per arm, the stronger direction."""
     found = evidence(detector, watch)
-    readings = detector.past.n.sum(-1)
+    past, lately = (Readings(n.sum(-1), s.sum(-1)) for n, s in (detector.past, detector.lately))
     strongest = found.argmax(-1)
     return [
         Alarm(
@@ -180,7 +185,10 @@ def alarms(
             direction=DIRECTIONS[strongest[index]],
             stream=stream,
             evidence=float(found[index].max()),
-            readings=float(readings[index]),
+            readings=float(lately.n[index]),
+            mean=float(lately.s[index] / max(lately.n[index], _TINY)),
+            past_readings=float(past.n[index]),
+            past_mean=float(past.s[index] / max(past.n[index], _TINY)),
             when=when,
         )
         for index, (arm, task_type) in enumerate(arms)
@@ -229,7 +237,17 @@ def _sane(readings: Readings) -> Readings:
     return Readings(n, np.clip(np.where(usable, s, 0.0), 0.0, n))
 
 
-def _remembered(past: Readings, new: Readings, memory: float) -> Readings:
-    n, s = past.n + new.n, past.s + new.s
-    scale = np.minimum(1.0, memory / np.maximum(n.sum(-1, keepdims=True), _TINY))
-    return Readings(n * scale, s * scale)
+def _plus(one: Readings, other: Readings) -> Readings:
+    return Readings(one.n + other.n, one.s + other.s)
+
+
+def _without(readings: Readings, dropped: Flags) -> Readings:
+    return Readings(np.where(dropped, 0.0, readings.n), np.where(dropped, 0.0, readings.s))
+
+
+def _sorted(past: Readings, lately: Readings, log_stake: Array, watch: Watch) -> Detector:
+    """Into the past goes what is not suspected of being another quality: a drop must not hide itself in it."""
+    suspect = suspected(Detector(past, lately, log_stake), watch)[..., None]
+    past = _plus(past, _without(lately, suspect))
+    scale = np.minimum(1.0, watch.memory / np.maximum(past.n.sum(-1, keepdims=True), _TINY))
+    return Detector(Readings(past.n * scale, past.s * scale), _without(lately, ~suspect), log_stake)
