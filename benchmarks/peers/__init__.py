@@ -32,7 +32,7 @@ class Peer(Protocol):
     """A router under comparison. The order of calls is the order of events."""
 
     name: str
-    fallbacks: int  # choices that its code failed to make, so that the fallback of its own router served
+    fallbacks: int  # choices that its code failed to make: the fallback of its own router serves, nothing is learned
     decision_s: float  # spent in its own code for choices, pipes not counted
 
     def choose(self, request: Request) -> int:
@@ -78,6 +78,6 @@ PEERS: dict[str, Start] = {
     "mabwiser": _remote("MABWiser 2.7.4, Thompson sampling per task type", "mabwiser", "mabwiser"),
     "bayesian_router": _remote("bayesian-router 0.1.1", "bayesian_router", "bayesian_router"),
     "bayesian_router_no_breakers": _remote(
-        "bayesian-router 0.1.1, breakers that never open", "bayesian_router_no_breakers", "bayesian_router"
+        "bayesian-router 0.1.1, breakers off", "bayesian_router_no_breakers", "bayesian_router"
     ),
 }

@@ -15,7 +15,8 @@ What is called, all of it LiteLLM's:
 
 `apply_delta` drops every update that would bring a cell above 200, the prior's 10 included: learning there stops. A
 cell with a zero cannot be drawn from: the error is not repaired. LiteLLM's request would fail then and go where
-`default_fallbacks` leads, which stands here for the model of quality rank 0; those choices are counted.
+`default_fallbacks` leads, which stands here for the model of quality rank 0; those choices are
+counted, and nothing is learned from them, because its hook knows no model that it chose.
 """
 
 import random
@@ -55,6 +56,7 @@ class LiteLLMAdaptive:
         )
         self._fallback = min(range(len(arms)), key=lambda index: arms[index].quality_rank)
         self._chance = random.Random(seed)
+        self._unrouted: set[int] = set()
 
     def choose(self, request: Request) -> int:
         router, weights = self._router, self._router.config.weights
@@ -71,10 +73,13 @@ class LiteLLMAdaptive:
             chosen = self._models.index(model)
         except Exception:  # noqa: BLE001 - whatever stops LiteLLM, its fallback serves
             self.fallbacks += 1
+            self._unrouted.add(request.number)
             chosen = self._fallback
         self.decision_s += time.perf_counter() - started
         return chosen
 
     def learn(self, number: int, request: Request, arm: int, reward: float) -> None:
+        if number in self._unrouted:
+            return
         key = (classify_prompt(request.prompt), self._models[arm])
         self._router._cells[key] = apply_delta(self._router.cell(*key), reward, 1 - reward)  # noqa: SLF001

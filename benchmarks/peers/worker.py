@@ -166,14 +166,14 @@ class BayesianRouter:
     - To choose: `select`; to learn: `update`.
     - Its circuit breakers open a model after three rewards below .5 of five, and let it back only by shadow calls,
       which a replay does not pay for (`shadow_rate` 0): such a model is gone, and in the end the fallback serves alone.
-      So it is run twice, `breakers` as they are and with windows so long that they never open.
+      So it is run twice, `breakers` as they are and so that only 1,000 such rewards in a row would open one.
     """
 
     def __init__(self, arms: list[Arm], seed: int, *, breakers: bool) -> None:
         package = import_module("bayesian_router")
         random.seed(seed)  # it draws from the global generators; this process is its own
         np.random.seed(seed)  # noqa: NPY002 - likewise
-        window = {} if breakers else {"circuit_window_size": 10**6, "circuit_failure_threshold": 10**6}
+        window = {} if breakers else {"circuit_window_size": 1_000, "circuit_failure_threshold": 1_000}
         self._names = [arm.name for arm in arms]
         self._router = package.Router(
             models={
@@ -214,11 +214,13 @@ def serve() -> None:
     fallback = min(range(len(arms)), key=lambda index: arms[index].quality_rank)
     driver = start(how["driver"], arms, how["seed"], how["budget_usd"], Path(how["folder"]))
     print("ready", file=answers, flush=True)
+    unrouted = set()  # what the package did not route, it cannot learn from
     for line in sys.stdin:
         verb, *rest = json.loads(line)
         if verb == "learn":
             asked, arm, reward = rest
-            driver.learn(Asked(*asked), arm, reward)
+            if asked[0] not in unrouted:
+                driver.learn(Asked(*asked), arm, reward)
             continue
         asked = Asked(*rest[0])
         started = time.perf_counter_ns()
@@ -228,6 +230,7 @@ def serve() -> None:
             chosen, failed = driver.choose(asked), False
         except Exception as error:  # noqa: BLE001 - traffic goes on, as it would on the peer's fallback
             print(f"request {asked.number}: {error!r}", file=sys.stderr)
+            unrouted.add(asked.number)
             chosen, failed = fallback, True
         print(json.dumps([chosen, time.perf_counter_ns() - started, failed]), file=answers, flush=True)
 
