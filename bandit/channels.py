@@ -187,7 +187,7 @@ def bias_variances(label: Rows, reading: Rows, tasks: ArrayLike, labelled: float
     root = np.sqrt(both / np.where(both > 0.0, label.precision + reading.precision, 1.0))  # 1 / sd of the noise
     gap = root * (reading.value - label.value)
     spread, axes = np.linalg.eigh(root[:, :, None] * bias_covariance(tasks, 1.0) * root[:, None, :])
-    energy = (np.swapaxes(axes, 1, 2) @ gap[:, :, None])[:, :, 0] ** 2
+    energy = (_transposed(axes) @ gap[:, :, None])[:, :, 0] ** 2
     scale = 1.0 + _BIAS_GRID[:, None, None] * np.maximum(spread, 0.0)
     fit = -0.5 * (np.log(scale) + energy / scale).sum(axis=2)  # (grid, K)
     common = float(_BIAS_GRID[np.argmax(fit.sum(axis=1))]) if labelled >= ENOUGH_FOR_BIAS else BIAS_VARIANCE
@@ -204,31 +204,33 @@ def joint_posterior(
     all. Gaussian: theta ~ N(prior_mean, prior_cov), label = theta + noise, reading = theta + bias + noise, bias ~ N(0,
     bias_cov). Rows that are not finite or further than 20 from 0 are ignored.
 
-    The bias is integrated out first, so the readings act as one measurement of covariance bias_cov + noise; then with
-    prior_cov = L L' and the information matrix W the posterior covariance is L (1 + L' W L)^-1 L', which stays positive
-    for precisions from 0 to 1e12.
+    The bias is integrated out first, so the readings act as one measurement of covariance bias_cov + noise, whose
+    information matrix is H'H; with prior_cov = L L' and the labels' precisions D the posterior covariance is
+    L (1 + (H L)' H L + L' D L)^-1 L'. Sums of squares only, so it stays positive for precisions from 0 to 1e12.
     """
     start = _finite(prior_mean)
     label, reading = _sane(label), _sane(reading)
-    unit = np.eye(start.shape[-1])
-    root = np.sqrt(reading.precision)[..., None]
-    bias = root * _factor(bias_cov)
-    doubt = unit + bias @ np.swapaxes(bias, -1, -2)
-    information = root * np.linalg.inv(doubt) * np.swapaxes(root, -1, -2)
-    pull = information @ (reading.value - start)[..., None] + (label.precision * (label.value - start))[..., None]
-    information += unit * label.precision[..., None]
-    factor = _factor(prior_cov)
-    across = np.swapaxes(factor, -1, -2)
-    inner = unit + across @ ((information + np.swapaxes(information, -1, -2)) / 2.0) @ factor
-    half = np.linalg.solve(np.linalg.cholesky(inner), across)
-    moved = np.swapaxes(half, -1, -2) @ (half @ pull)
+    unit, root = np.eye(start.shape[-1]), np.sqrt(reading.precision)[..., None]
+    factor, bias = _factor(prior_cov), root * _factor(bias_cov)
+    known = np.linalg.solve(np.linalg.cholesky(unit + bias @ _transposed(bias)), unit * root)  # H
+    pull = _transposed(known) @ (known @ (reading.value - start)[..., None])
+    pull += (label.precision * (label.value - start))[..., None]
+    rows = known @ factor
+    inner = unit + _transposed(rows) @ rows + _transposed(factor) @ (label.precision[..., None] * factor)
+    half = np.linalg.solve(np.linalg.cholesky(inner), _transposed(factor))
+    moved = _transposed(half) @ (half @ pull)
     return start + moved[..., 0], np.asarray((half**2).sum(axis=-2))
+
+
+def _transposed(matrices: Vector) -> Vector:
+    """Each matrix of a stack transposed."""
+    return np.swapaxes(matrices, -1, -2)
 
 
 def _factor(covariance: Vector) -> Vector:
     """L of the nearest covariance L L'. Unlike Cholesky's it exists whatever the numbers, singular ones included."""
-    matrix = np.clip(_finite(covariance), -1e6, 1e6)
-    values, vectors = np.linalg.eigh((matrix + np.swapaxes(matrix, -1, -2)) / 2.0)
+    matrix = np.clip(_finite(covariance), -100.0, 100.0)  # a quality in [0, 1] varies by 1/4 at most
+    values, vectors = np.linalg.eigh((matrix + _transposed(matrix)) / 2.0)
     return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :])
 
 

@@ -329,6 +329,21 @@ def test_poison_never_raises_and_never_spreads_to_nan(numbers, prior):
     assert (variance >= 0).all()
 
 
+def test_singular_covariances_of_any_size_never_fail():
+    rng = np.random.default_rng(12)
+    for _ in range(300):
+        prior, bias = (
+            part @ part.T * 10.0 ** rng.integers(-8, 12)
+            for part in (rng.normal(size=(N_CELLS, rng.integers(1, N_CELLS + 1))) for _ in range(2))
+        )
+        label, reading = (
+            Rows(rng.normal(size=N_CELLS), np.full(N_CELLS, rng.choice([*POISON, 1e-12, 1.0, 1e9]))) for _ in range(2)
+        )
+        mean, variance = joint_posterior(prior, np.zeros(N_CELLS), label, reading, bias)
+        assert np.isfinite(mean).all()
+        assert (variance >= 0).all()
+
+
 # What a lying heuristic costs
 
 
