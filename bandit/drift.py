@@ -70,7 +70,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     suspicion: float = 0.05  # suspect at this share of the evidence that an alarm needs
     least: float = 20.0  # readings of an arm before it is tested
     shrinkage: float = 25.0  # readings that draw a cell's expected value to the arm's mean
-    margin: float = 1.0  # standard errors of the arm's mean by which it may be worse, or better, for free
+    margin: float = 1.25  # standard errors of the arm's mean by which it may be worse, or better, for free
     memory: float = 2_000.0  # readings of the past that count at most, so that slow change is followed
 
 

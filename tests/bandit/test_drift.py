@@ -271,7 +271,7 @@ class World:
     ("rate", "batch", "target"), [(1.0, 25, 250), (0.2, 50, 1_100), (0.05, 100, 4_000)], ids=["100%", "20%", "5%"]
 )
 def test_a_silent_drop_is_noticed_and_nothing_else(rate, batch, target):
-    """A repetition lies below its target with a chance of about .7 (.56 to .86 by seed, of 12 tried).
+    """A repetition lies below its target with a chance of about .7 (.55 to .84 by seed, of 12 tried).
 
     So the median of 80 fails for about one seed in 50. False alarms come at most .2 times in 20,000 requests: 80
     repetitions expect 16 at most, and the limit of one is 80; not once in a million seeds.
