@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc, betaln
+from scipy.special import betainc, betaln, ndtr
 
 from bandit.posteriors import Beliefs
 from bandit.vocabulary import Arm, Choice, PromptProfile
@@ -29,6 +29,7 @@ _COARSE = 0.04  # refine while the best utility lies between two neighbouring no
 _REFINEMENTS = 4  # at most; one is usual
 _BEATEN = 1e-7  # above a node, arms that lie there with a lower probability than this are not looked at
 _SMALLEST = 1e-9  # alpha and beta of 0 are taken as this: all mass at one end
+_LEGENDRE, _LEGENDRE_WEIGHTS = np.polynomial.legendre.leggauss(96)
 _NOTHING = 1e-300  # stands for a probability of 0 where its logarithm is needed
 
 
@@ -77,6 +78,21 @@ def probability_of_best(alpha: Vector, beta: Vector, shift: Vector | None = None
     together[together <= 0.0] = 1.0  # G does not rise there either
     chance = (rises * (np.diff(best) / together)).sum(axis=1)  # not `@`: equal rows must give equal bits
     return np.asarray(chance / chance.sum())
+
+
+def probability_of_best_normal(mean: Vector, sd: Vector) -> Vector:
+    """Chance that each arm is the highest, for independent normal values; over the last axis, shape (..., n_arms).
+
+    `sd` is positive. By Gauss-Legendre quadrature where the highest value lies: error below 1e-4 while no sd is a
+    hundred times another. P(k) is the integral of f_k times the product of the other F_j.
+    """
+    low, high = (mean - 6 * sd).max(axis=-1), (mean + 8 * sd).max(axis=-1)
+    nodes = low[..., None] + (high - low)[..., None] * (_LEGENDRE + 1) / 2
+    z = (nodes[..., None, :] - mean[..., None]) / sd[..., None]
+    below = np.log(np.maximum(ndtr(z), _NOTHING))
+    density = np.exp(below.sum(axis=-2, keepdims=True) - below - z * z / 2) / sd[..., None]
+    chances = (density * _LEGENDRE_WEIGHTS).sum(axis=-1)
+    return np.asarray(chances / chances.sum(axis=-1, keepdims=True))
 
 
 def _first_nodes(alpha: Vector, beta: Vector, cost: Vector) -> Vector:
