@@ -122,6 +122,50 @@ cells = Table(
     Index(None, "updated_at"),
 )
 
+# What changed about models: found by a detector, told by the owner, or seen in the settings.
+alarms = Table(
+    "alarms",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("event", String(16), nullable=False),  # detected, price, version, incident
+    Column("arm", String(128), nullable=False),
+    Column("task_type", String(32)),  # NULL: on all of its traffic
+    Column("direction", String(8)),  # this and what follows to past_mean: NULL unless detected
+    Column("stream", String(16)),
+    Column("evidence", Double),
+    Column("readings", Double),
+    Column("mean", Double),
+    Column("past_readings", Double),
+    Column("past_mean", Double),
+    Column("hour", Integer, nullable=False),  # decisions of earlier hours count less
+    Column("note", Text, nullable=False),
+    Index(None, "at"),
+)
+
+# What is remembered between two looks, as JSON; `revision` counts the changes, so that of several replicas one wins.
+watches = Table(
+    "watches",
+    metadata,
+    Column("name", String(32), primary_key=True),  # detectors, prices
+    Column("revision", BigInteger, nullable=False),
+    Column("content", Text, nullable=False),
+)
+
+# What of each cell the detectors have seen.
+watched = Table(
+    "watched",
+    metadata,
+    Column("namespace", String(128), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    Column("tier", String(16), primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("channel", String(16), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("s", BigInteger, nullable=False),
+)
+
 # What a decision was taken on: evidence and settings, stored once per content.
 beliefs = Table(
     "beliefs",
