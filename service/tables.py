@@ -16,6 +16,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )  # fmt: skip
 
 metadata = MetaData(
@@ -82,6 +83,8 @@ prompts = Table(
     Index(None, "created_at"),
 )
 
+_COUNTED_OF_A_USER = text("\"user\" <> '' AND weight > 0")  # what the cap of a user's influence looks for
+
 # One row per measurement; a changed mind replaces it.
 rewards = Table(
     "rewards",
@@ -103,7 +106,11 @@ rewards = Table(
     Column("created_at", Double, nullable=False),
     Column("updated_at", Double, nullable=False),
     Index(None, "created_at"),
-)
+    Index(
+        "ix_rewards_influence", "user", "arm", "created_at",
+        sqlite_where=_COUNTED_OF_A_USER, postgresql_where=_COUNTED_OF_A_USER,
+    ),
+)  # fmt: skip
 
 # The posterior: sums over rewards, changed only by adding.
 cells = Table(
@@ -120,6 +127,32 @@ cells = Table(
     Column("s2", BigInteger, nullable=False),
     Column("updated_at", Double, nullable=False),
     Index(None, "updated_at"),
+)
+
+# Sums over calls that have both a label and a reading of the heuristics, changed only by adding.
+calibrations = Table(
+    "calibrations",
+    metadata,
+    Column("namespace", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("version", String(32), primary_key=True),  # of the weights that made the readings
+    Column("n", BigInteger, nullable=False),
+    Column("y", BigInteger, nullable=False),
+    Column("h", BigInteger, nullable=False),
+    Column("yy", BigInteger, nullable=False),
+    Column("yh", BigInteger, nullable=False),
+    Column("updated_at", Double, nullable=False),
+)
+
+# Weights of the heuristics that were learned; the newest ones are in force.
+reading_weights = Table(
+    "reading_weights",
+    metadata,
+    Column("version", String(32), primary_key=True),
+    Column("content", Text, nullable=False),  # service.quality.readings.Weights as JSON
+    Column("labelled", Integer, nullable=False),  # calls they were learned from
+    Column("fitted_at", Double, nullable=False),
 )
 
 # What changed about models: found by a detector, told by the owner, or seen in the settings.
