@@ -15,7 +15,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize
 from scipy.special import betainc, expit
 
 from bandit.posteriors import MICRO
@@ -275,6 +274,8 @@ def monotone_weights(
     prior = np.clip(_finite(np.asarray(prior_weights, dtype=float)), 0.0, 10.0)
     fine = np.isfinite(findings).all(axis=1) & np.isfinite(y)
     good = np.clip(y[fine], 0.0, 1.0)
+    from scipy.optimize import minimize  # noqa: PLC0415 - takes most of a second, and start-up needs none of it
+
     design = np.hstack([np.ones((len(good), 1)), -np.clip(findings[fine], 0.0, 1.0)])
     centre = np.concatenate([[prior_intercept], prior])
     penalty = np.concatenate([[1.0], np.full(len(prior), strength)])

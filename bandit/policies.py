@@ -4,14 +4,25 @@ A policy turns a profile into one probability per arm. It holds settings and no 
 `beliefs`. Drawing, logging and replaying are written once for all of them, in `bandit.selection`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.posteriors import Beliefs
-from bandit.vocabulary import MODEL_TIERS, Arm, DimensionScores, ModelTier, PromptProfile, PromptTier, TaskType
+from bandit.history import Cell, History
+from bandit.posteriors import Beliefs, Estimate
+from bandit.vocabulary import (
+    FREE,
+    MODEL_TIERS,
+    Arm,
+    DimensionScores,
+    ModelTier,
+    PromptProfile,
+    PromptTier,
+    TaskType,
+    Terms,
+)  # fmt: skip
 
 Probabilities = NDArray[np.float64]
 
@@ -21,12 +32,21 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str
 
-    def probabilities(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> Probabilities:
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
         """Return the chance of each arm: shape (n_arms,), in the order of `arms`, summing to 1.
 
         `arms` is never empty and holds eligible arms only.
         """
         raise NotImplementedError
+
+    def estimates(self, arms: Sequence[Arm], history: History) -> Mapping[Cell, Mapping[str, Estimate]]:
+        """Quality of every arm in every cell from all that was measured, for policies whose cells inform each other.
+
+        Worked out in the background; a decision finds its cell's in `beliefs.estimates`. Empty for other policies.
+        """
+        return {}
 
     def reason(self, profile: PromptProfile) -> str:
         """Say in words why this policy leans the way it does for `profile`; empty when numbers say it all."""
@@ -67,7 +87,9 @@ class Fixed(Policy, frozen=True, tag="fixed"):
     arm: str
     fallback_tier: ModelTier = "large"
 
-    def probabilities(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> Probabilities:
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
         for index, arm in enumerate(arms):
             if arm.name == self.arm:
                 return one_hot(index, len(arms))
@@ -80,7 +102,9 @@ class Fixed(Policy, frozen=True, tag="fixed"):
 class Random(Policy, frozen=True, tag="random"):
     """Every eligible arm equally often: the baseline of every comparison."""
 
-    def probabilities(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> Probabilities:
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
         return np.full(len(arms), 1.0 / len(arms))
 
 
@@ -132,7 +156,9 @@ class StaticTier(Policy, frozen=True, tag="static_tier"):
         score = compass_score(profile.task_type, profile.scores)
         return "simple" if score < self.simple_below else "medium" if score < self.medium_below else "complex"
 
-    def probabilities(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> Probabilities:
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
         return one_hot(nearest_tier(arms, MODEL_TIER_FOR[self.tier(profile)]), len(arms))
 
     def reason(self, profile: PromptProfile) -> str:
@@ -170,7 +196,9 @@ class Rules(Policy, frozen=True, tag="rules"):
             return "small", f"simple words in under {self.short_characters:,} characters"
         return "medium", "no rule matched"
 
-    def probabilities(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> Probabilities:
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
         return one_hot(nearest_tier(arms, self.ruling(profile)[0]), len(arms))
 
     def reason(self, profile: PromptProfile) -> str:

@@ -1,13 +1,26 @@
-"""From pooled qualities to the chance of every arm in every cell: how boldly, among which arms, with which floor."""
+"""Thompson sampling over cells that lend each other strength: how boldly, among which arms, with which floor."""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.pooling import Pooled
+from bandit.costs import expected_cost
+from bandit.fusion import fuse
+from bandit.history import Cell, History
+from bandit.policies import Policy, Probabilities
+from bandit.pooling import Pooled, Spread, pool_best
+from bandit.posteriors import Beliefs, Estimate
+from bandit.priors import PriorTable
 from bandit.selection import probability_of_best_normal
+from bandit.thompson import PriorMeans
+from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms
 
 Array = NDArray[np.float64]
+
+_DIGITS = 6  # of an estimate: equal to the eye is equal in content
 
 
 class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -29,12 +42,92 @@ def chances(pooled: Pooled, exploration: Exploration) -> Array:
     mean, sd = np.moveaxis(pooled.mean, 0, -1), np.moveaxis(pooled.sd, 0, -1)
     n_arms = mean.shape[-1]
     best = probability_of_best_normal(mean, np.maximum(exploration.boldness * sd, 1e-9))
-    order = np.argsort(-(mean + sd), axis=-1, kind="stable")
-    active = np.zeros(mean.shape, dtype=bool)
-    np.put_along_axis(active, order[..., : max(exploration.active, 1)], values=True, axis=-1)
+    hopes = mean + sd
+    last = n_arms - min(max(exploration.active, 1), n_arms)
+    active = hopes >= np.partition(hopes, last, axis=-1)[..., last, None]  # equals of the last one are in, too
     drawn = np.where(active, best, 0.0)
     total = drawn.sum(axis=-1, keepdims=True)
     evenly = active / active.sum(axis=-1, keepdims=True)
     drawn = np.where(total > 0, drawn / np.where(total > 0, total, 1.0), evenly)
     floor = exploration.floor
     return np.asarray((1 - floor) * drawn + floor * (evenly + 1 / n_arms) / 2)
+
+
+class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
+    """Choose an arm as often as it is likely to be the best one in the prompt's cell: its task type and tier.
+
+    Every label informs all cells, the nearer ones more, so that few labels are enough; how near they are to each other
+    is learned. What the heuristics say counts as far as labels confirm it. The posteriors are worked out in the
+    background; a decision looks its cell's up.
+    """
+
+    boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
+    active: int = 5  # so many arms of highest mean + 1 sd are drawn by their chance of being best
+    floor: float = 0.01  # share of traffic that is spread: half evenly over the active arms, half over all
+    prior_means: PriorMeans = PriorMeans()
+    prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
+    prior: PriorTable | None = None
+    spread: Spread = Spread()
+    readings: bool = True  # hear the heuristics, as far as labels confirm them
+    cost_weight: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
+
+    @property
+    def exploration(self) -> Exploration:
+        """How much traffic goes to arms that are not known to be best."""
+        return Exploration(self.boldness, self.active, self.floor)
+
+    def prior_mean(self, arm: Arm, task_type: TaskType, tier: PromptTier) -> float:
+        """Expected quality before any feedback: from the prior file, else from the tiers."""
+        known = self.prior.of(arm.name, task_type) if self.prior is not None else None
+        return self.prior_means.of(arm.tier, tier) if known is None else known
+
+    def prior_means_of(self, arms: Sequence[Arm]) -> Array:
+        """`prior_mean` of every cell: shape (n_arms, n_tasks, n_tiers)."""
+        return np.array(
+            [[[self.prior_mean(arm, task, tier) for tier in PROMPT_TIERS] for task in TASK_TYPES] for arm in arms]
+        )
+
+    def pooled(self, arms: Sequence[Arm], history: History) -> Pooled:
+        """Posterior quality of every arm in every cell. `history` is of these arms, in their order."""
+        prior = self.prior_means_of(arms) + history.mean_shift[:, None, None]
+        found = pool_best(history.labels, prior, self.spread, history.variance_factor)
+        if not self.readings:
+            return found
+        return fuse(history.labels, history.readings, history.calibration, prior, found, history.variance_factor)
+
+    def estimates(self, arms: Sequence[Arm], history: History) -> Mapping[Cell, Mapping[str, Estimate]]:
+        found = self.pooled(arms, history)
+        mean, sd = np.round(found.mean, _DIGITS).tolist(), np.round(found.sd, _DIGITS).tolist()
+        return {
+            (task, tier): {arm.name: Estimate(mean[k][t][z], sd[k][t][z]) for k, arm in enumerate(arms)}
+            for t, task in enumerate(TASK_TYPES)
+            for z, tier in enumerate(PROMPT_TIERS)
+        }
+
+    def estimate(self, arm: Arm, task_type: TaskType, tier: PromptTier, beliefs: Beliefs) -> Estimate:
+        """What is known of an arm's quality in a cell; of one never worked out, the prior."""
+        known = beliefs.estimates.get(arm.name)
+        if known is not None:
+            return known
+        spread = self.spread
+        variance = spread.arm + spread.task + spread.tier + spread.cell
+        return Estimate(self.prior_mean(arm, task_type, tier), variance**0.5)
+
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
+        cell = [self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms]
+        price = self.cost_weight + terms.usd_price
+        shift = tuple(price * expected_cost(arm, profile) for arm in arms) if price else ()
+        means, sds = tuple([one.mean for one in cell]), tuple([one.sd for one in cell])
+        return np.array(_chances(means, sds, shift, self.exploration))
+
+
+@lru_cache(maxsize=8192)
+def _chances(
+    means: tuple[float, ...], sds: tuple[float, ...], shift: tuple[float, ...], exploration: Exploration
+) -> tuple[float, ...]:
+    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up."""
+    utility = np.array(means) - np.array(shift) if shift else np.array(means)
+    found = chances(Pooled(utility[:, None, None], np.array(sds)[:, None, None], 0.0), exploration)
+    return tuple(found[0, 0].tolist())

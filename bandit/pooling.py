@@ -62,6 +62,8 @@ class Pooled(NamedTuple):
     mean: Array
     sd: Array  # of the arm beside the others: what is uncertain of a cell's difficulty is the same for all arms
     evidence: float  # logarithm of how likely the labels were under the prior means and this spread
+    base: Array | None = None  # prior mean and the cell's difficulty: what is expected of an arm like its prior
+    spread: Spread | None = None  # under which it was worked out
 
 
 def covariance(spread: Spread, n_tasks: int, n_tiers: int) -> Array:
@@ -73,7 +75,7 @@ def covariance(spread: Spread, n_tasks: int, n_tiers: int) -> Array:
     )
 
 
-def pool_best(sums: Sums, prior_mean: Array, spread: Spread) -> Pooled:
+def pool_best(sums: Sums, prior_mean: Array, spread: Spread, factor: Array | None = None) -> Pooled:
     """`pool` with the spread that the labels speak for, among multiples of `spread`.
 
     A multiple of 4 costs half a unit of log evidence, so that few labels change little. Where the prior means are
@@ -82,10 +84,10 @@ def pool_best(sums: Sums, prior_mean: Array, spread: Spread) -> Pooled:
     """
     sums = usable(sums)
     if sums.n.sum() < _FEWEST_LABELS:
-        return pool(sums, prior_mean, spread)
+        return pool(sums, prior_mean, spread, factor)
 
     def score(scales: tuple[float, float]) -> tuple[float, Pooled]:
-        found = pool(sums, prior_mean, spread.scaled(*scales))
+        found = pool(sums, prior_mean, spread.scaled(*scales), factor)
         return found.evidence - 0.5 * sum((np.log(scale) / np.log(4.0)) ** 2 for scale in scales), found
 
     return max(map(score, product(_ARM_SCALES, _TASK_SCALES)), key=lambda scored: scored[0])[1]
@@ -100,8 +102,11 @@ def usable(sums: Sums) -> Sums:
     return Sums(n * scale, s * scale, s2 * scale)
 
 
-def pool(sums: Sums, prior_mean: Array, spread: Spread) -> Pooled:
-    """Posterior of every arm in every cell. `prior_mean` has shape (n_arms, n_tasks, n_tiers)."""
+def pool(sums: Sums, prior_mean: Array, spread: Spread, factor: Array | None = None) -> Pooled:
+    """Posterior of every arm in every cell. `prior_mean` has shape (n_arms, n_tasks, n_tiers).
+
+    `factor` (n_arms,) multiplies an arm's prior variances, when less is known of it than of the others.
+    """
     sums = usable(sums)
     n_arms, n_tasks, n_tiers = sums.n.shape
     n = sums.n.reshape(n_arms, -1)
@@ -111,19 +116,21 @@ def pool(sums: Sums, prior_mean: Array, spread: Spread) -> Pooled:
     residual = np.where(n > 0, mean - prior, 0.0)
     own, shared = covariance(spread, n_tasks, n_tiers), covariance(DIFFICULTY, n_tasks, n_tiers)
     eye = np.eye(len(own))
+    times = np.ones((n_arms, 1)) if factor is None else factor[:, None]
 
     # (S + N^-1)^-1 of every arm, which needs no N^-1 where nothing was measured.
-    inner = np.linalg.inv(eye + root[:, :, None] * own * root[:, None, :])
+    inner = np.linalg.inv(eye + (times * root)[:, :, None] * own * root[:, None, :])
     weight = root[:, :, None] * inner * root[:, None, :]
     difficulty = np.linalg.solve(eye + shared @ weight.sum(axis=0), shared @ np.einsum("kij,kj->i", weight, residual))
     left = residual - difficulty
     explained = np.einsum("kij,kj->ki", weight, left)
-    deviation = explained @ own
-    variance = np.diag(own) - np.einsum("ij,kjl,li->ki", own, weight, own, optimize=True)
+    deviation = times * (explained @ own)
+    variance = times * np.diag(own) - times**2 * np.einsum("ij,kjl,li->ki", own, weight, own, optimize=True)
     evidence = 0.5 * (np.linalg.slogdet(inner)[1].sum() - (explained * left).sum())
     shape = sums.n.shape
-    quality = prior + difficulty + deviation
-    return Pooled(quality.reshape(shape), np.sqrt(np.maximum(variance, 1e-9)).reshape(shape), float(evidence))
+    base = prior + difficulty
+    sd = np.sqrt(np.maximum(variance, 1e-9))
+    return Pooled((base + deviation).reshape(shape), sd.reshape(shape), float(evidence), base.reshape(shape), spread)
 
 
 def noise(sums: Sums) -> Array:

@@ -74,6 +74,13 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True):
 NO_EVIDENCE = Evidence()
 
 
+class Estimate(msgspec.Struct, frozen=True, array_like=True):
+    """Quality of one arm in one cell, informed by all others; normal. Worked out in the background."""
+
+    mean: float
+    sd: float
+
+
 class Beta(msgspec.Struct, frozen=True):
     """Beta(alpha, beta) over an arm's quality in [0, 1]."""
 
@@ -109,13 +116,15 @@ def posterior(prior_mean: float, prior_strength: float, evidence: Evidence, heur
 
 
 class Beliefs(msgspec.Struct, frozen=True):
-    """Immutable snapshot of the evidence for one task type in one namespace: arm name to evidence.
+    """Immutable snapshot of what a decision is taken on, by arm name: the evidence of one task type in one namespace.
 
-    `version` names the content: equal content has an equal version, on every replica.
+    For policies whose cells inform each other it holds estimates of one cell instead. `version` names the content:
+    equal content has an equal version, on every replica.
     """
 
     version: str = ""
     evidence: Mapping[str, Evidence] = msgspec.field(default_factory=dict)
+    estimates: Mapping[str, Estimate] = msgspec.field(default_factory=dict)
 
     def of(self, arm: str) -> Evidence:
         """Evidence for `arm`; nothing for an arm never measured."""
@@ -123,11 +132,11 @@ class Beliefs(msgspec.Struct, frozen=True):
 
 
 def evidence_from(counts: Mapping[Channel, Counts]) -> Evidence:
-    """Evidence from the counts of each channel."""
+    """Evidence from the counts of each channel; readings are for policies that know how far to trust them."""
     explicit, heuristic = Counts(), Counts()
     for channel, count in counts.items():
         if channel in EXPLICIT_CHANNELS:
             explicit = explicit.plus(count)
-        else:
+        elif channel == "heuristic":
             heuristic = heuristic.plus(count)
     return Evidence(explicit.n / MICRO, explicit.s / MICRO, heuristic.n / MICRO, heuristic.s / MICRO)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import betainc, betaln, ndtr
 
 from bandit.posteriors import Beliefs
-from bandit.vocabulary import Arm, Choice, PromptProfile
+from bandit.vocabulary import FREE, Arm, Choice, PromptProfile, Terms
 
 if TYPE_CHECKING:
     from bandit.policies import Policy
@@ -177,7 +177,14 @@ def checked(chances: Vector, n_arms: int) -> tuple[float, ...]:
 
 
 def choose(
-    policy: "Policy", profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, seed: int, *, explore: bool = True
+    policy: "Policy",
+    profile: PromptProfile,
+    arms: Sequence[Arm],
+    beliefs: Beliefs,
+    seed: int,
+    *,
+    explore: bool = True,
+    terms: Terms = FREE,
 ) -> Choice:
     """Draw one arm and keep the exact probabilities it was drawn with.
 
@@ -189,7 +196,7 @@ def choose(
     """
     if not arms:
         raise ValueError("found no arm, expected at least one eligible arm")
-    chances = checked(policy.probabilities(profile, arms, beliefs), len(arms))
+    chances = checked(policy.probabilities(profile, arms, beliefs, terms), len(arms))
     if not explore:
         best = max(range(len(arms)), key=chances.__getitem__)
         chances = tuple(1.0 if index == best else 0.0 for index in range(len(arms)))
@@ -203,4 +210,5 @@ def choose(
         beliefs_version=beliefs.version,
         seed=seed,
         reason=policy.reason(profile),
+        terms=terms,
     )

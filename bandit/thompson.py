@@ -10,7 +10,7 @@ from bandit.costs import expected_cost
 from bandit.policies import Policy, Probabilities
 from bandit.posteriors import Beliefs, Beta, posterior
 from bandit.selection import probability_of_best, with_floor
-from bandit.vocabulary import Arm, ModelTier, PromptProfile, PromptTier
+from bandit.vocabulary import FREE, Arm, ModelTier, PromptProfile, PromptTier, Terms
 
 
 class PriorMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,7 +44,9 @@ class Thompson(Policy, frozen=True, tag="thompson"):
         mean = self.prior_means.of(arm.tier, tier)
         return posterior(mean, self.prior_strength, beliefs.of(arm.name), self.heuristic_cap)
 
-    def probabilities(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> Probabilities:
+    def probabilities(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> Probabilities:
         cells = [self.posterior(arm, beliefs, profile.tier) for arm in arms]
         shift = tuple(self.cost_weight * expected_cost(arm, profile) for arm in arms) if self.cost_weight else ()
         best = _best(tuple(cell.alpha for cell in cells), tuple(cell.beta for cell in cells), shift)

@@ -26,7 +26,7 @@ TaskType = Literal[
 PromptTier = Literal["simple", "medium", "complex"]
 ModelTier = Literal["small", "medium", "large"]
 Ability = Literal["tools", "vision", "json"]
-Channel = Literal["thumb", "score", "failure", "heuristic"]
+Channel = Literal["thumb", "score", "failure", "heuristic", "reading"]
 
 TASK_TYPES: tuple[TaskType, ...] = get_args(TaskType)  # in the index order of NVIDIA's task_type head
 PROMPT_TIERS: tuple[PromptTier, ...] = get_args(PromptTier)
@@ -103,6 +103,16 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     explore: bool = True  # False: no exploration, the arm most likely to be best
 
 
+class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What money costs at the moment of a decision. Set by the budget, logged with the choice."""
+
+    usd_price: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
+    room_usd: float | None = None  # what the next call may cost; None: no budget
+
+
+FREE = Terms()
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One draw, with the exact probabilities it was drawn from. Made only by `bandit.selection.choose`."""
 
@@ -114,6 +124,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True):
     beliefs_version: str
     seed: int  # of the draw; a function of the decision's id
     reason: str = ""  # in words, where the policy has some
+    terms: Terms = FREE
 
 
 class Reward(msgspec.Struct, frozen=True, kw_only=True):

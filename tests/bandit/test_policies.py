@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bandit.catalogue import AnyPolicy
 from bandit.policies import Fixed, Policy, Random, Rules, StaticTier, compass_score, nearest_tier
-from bandit.posteriors import Beliefs, Evidence
+from bandit.pooled import PooledThompson
+from bandit.posteriors import Beliefs, Estimate, Evidence
 from bandit.selection import choose
 from bandit.thompson import PriorMeans, Thompson
 from bandit.vocabulary import (
@@ -67,10 +68,12 @@ def evidence(draw):
     return Evidence(labels, labels * draw(share), weak, weak * draw(share))
 
 
+names = st.sampled_from([f"arm-{n}" for n in range(12)])
 beliefs = st.builds(
     Beliefs,
     version=st.just("v"),
-    evidence=st.dictionaries(st.sampled_from([f"arm-{n}" for n in range(12)]), evidence()),
+    evidence=st.dictionaries(names, evidence()),
+    estimates=st.dictionaries(names, st.builds(Estimate, st.floats(-0.5, 1.5), st.floats(1e-5, 0.5))),
 )
 
 
@@ -101,10 +104,9 @@ def test_a_policy_is_a_function_of_what_it_is_given(kind, profile, arms, known):
     assert choose(make(kind), profile, arms, known, 12345) == choose(make(kind), profile, arms, known, 12345)
 
 
-@pytest.mark.parametrize("kind", [Thompson, Random])
+@pytest.mark.parametrize(("kind", "floor"), [(Thompson, 0.02), (PooledThompson, 0.005), (Random, 1.0)])
 @given(profile=profiles, arms=arm_lists(), known=beliefs)
-def test_a_policy_that_explores_gives_every_arm_a_chance(kind, profile, arms, known):
-    floor = 0.02 if kind is Thompson else 1.0
+def test_a_policy_that_explores_gives_every_arm_a_chance(kind, floor, profile, arms, known):
     assert (make(kind).probabilities(profile, arms, known) >= floor / len(arms) - 1e-12).all()
 
 
@@ -118,7 +120,7 @@ def test_a_policy_is_settings_that_survive_being_written_down(kind):
 
 
 def test_every_policy_is_tried_here():
-    assert set(KINDS) == {Fixed, Random, StaticTier, Rules, Thompson}
+    assert set(KINDS) == {Fixed, Random, StaticTier, Rules, Thompson, PooledThompson}
 
 
 ARMS = [

@@ -236,7 +236,7 @@ def test_probabilities_are_brought_to_sum_one():
 
 
 class Broken(Policy, frozen=True, tag="broken"):
-    def probabilities(self, profile, arms, beliefs):
+    def probabilities(self, profile, arms, beliefs, terms):
         return np.full(len(arms), np.nan)
 
 
