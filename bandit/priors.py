@@ -7,12 +7,11 @@ if 20 prompts had shown that one, and a level, like the gap everywhere, to what 
 
 from array import array
 from collections.abc import Iterable
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from bandit.vocabulary import TaskType
 
@@ -90,6 +89,8 @@ def prior_table(outcomes: Iterable[Outcome], *, mass: float = 0.0, source: str =
     if not values:
         raise ValueError("there is no outcome to make a prior from; expected at least one")
 
+    from scipy.sparse import csr_array  # noqa: PLC0415 - start-up needs none of it
+
     pair, inverse = np.unique(np.array(prompt_of) * len(arms) + np.array(arm_of), return_inverse=True)
     quality = np.bincount(inverse, np.array(values)) / np.bincount(inverse)
     answers = csr_array((quality, (pair // len(arms), pair % len(arms))), shape=(len(prompts), len(arms)))
@@ -129,7 +130,8 @@ class _Sums(NamedTuple):
         return float(self.means - self.together.diagonal() @ gaps)
 
 
-def _sums(answers: csr_array, answered: csr_array) -> _Sums:
+def _sums(answers: Any, answered: Any) -> _Sums:
+    """Of sparse (n_prompts, n_arms): the qualities, and 1 where there is one."""
     counts = answered.sum(axis=1)
     means = answers.sum(axis=1) / counts
     shared = answered.multiply(1.0 / np.maximum(counts, 1.0)[:, None]).tocsr()

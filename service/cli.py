@@ -10,6 +10,7 @@ import click
 
 from service.classifier_cli import classifier, classify
 from service.errors import ArmwiseError, ConfigurationError
+from service.prior_cli import prior
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -51,6 +52,7 @@ def main() -> None:
 
 main.add_command(classify)
 main.add_command(classifier)
+main.add_command(prior)
 
 
 def read(config: Path | None) -> "Settings":
