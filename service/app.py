@@ -20,7 +20,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import store
-from service.api import chat, feedback, owner, routing
+from service.api import alarms, chat, feedback, owner, routing
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
 from service.classifiers.models import plan_of
@@ -33,6 +33,7 @@ from service.metrics import Metrics
 from service.parts import Parts
 from service.settings import Settings
 from service.setup import create_setup, database_url
+from service.watching import send_alarms, watch
 
 log = logging.getLogger("armwise")
 
@@ -58,6 +59,8 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             owner.posteriors,
             owner.decision,
             owner.reload_settings,
+            alarms.alarms,
+            alarms.tell_event,
             *docs_handlers(),
         ],
         openapi_config=openapi_config(),
@@ -100,7 +103,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
         await parts.knowledge.refresh(parts.writer)
         await reload_keys(parts)
         await parts.providers.prepare(setup.models.values())
-        loops = [asyncio.create_task(work(parts)) for work in (_refresh, _prune, _watch_the_loop)]
+        loops = [asyncio.create_task(work(parts)) for work in (_refresh, _prune, _watch_the_loop, watch, send_alarms)]
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
         gc.collect()

@@ -6,7 +6,7 @@ source) is mapped onto such a word first, and no label ever names a user or a ke
 
 import platform
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -24,15 +24,17 @@ if TYPE_CHECKING:  # only for types: these modules are joined with this one in s
     from service.wire import Usage
 
 ENDPOINTS = (
-    "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/decisions", "/feedback", "/stats",
+    "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/decisions",
+    "/v1/alarms", "/v1/events", "/feedback", "/stats",
     "/health", "/ready", "/metrics", "/docs", "/admin", "other",
 )  # fmt: skip
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
-PLACES = ("store", "settle", "policy", "refresh", "fold", "prune", "other")
+PLACES = ("store", "settle", "policy", "refresh", "fold", "prune", "watch", "other")
 EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
+WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
 CLASSIFIER_FALLBACKS = ("loading", "queue full", "deadline", "failed")
 
 _OURS: dict[type[Exception], str] = {
@@ -161,6 +163,16 @@ class Metrics(Instruments):
         for place in PLACES:
             self._learner_errors[place].inc(0)  # so that an alert sees the first one as an increase
 
+        self._drift_alarms = self.counter(
+            "armwise_drift_alarms", "Models that were found to have changed.", "model", "direction", "stream"
+        )
+        self._suspected = self.gauge(
+            "armwise_model_suspected", "1 while a model may have changed, else 0.", "livemostrecent", "model"
+        )
+        self._webhooks = self.counter("armwise_webhooks", "Changes of models that a webhook was told.", "outcome")
+        for outcome in WEBHOOK_OUTCOMES:
+            self._webhooks[outcome].inc(0)
+
         self._snapshot = self.gauge(
             "armwise_snapshot_timestamp_seconds",
             "When the snapshot of what was learned was last known to be fresh (since 1970); the oldest of all workers.",
@@ -287,6 +299,19 @@ class Metrics(Instruments):
     def learner_error(self, place: str) -> None:
         """Count a failure of learning; `place` is one of `PLACES`."""
         self._learner_errors[place if place in PLACES else "other"].inc()
+
+    def drift_alarm(self, model: str, direction: str, stream: str) -> None:
+        """Count a model that was found to have changed."""
+        self._drift_alarms[model, direction, stream].inc()
+
+    def suspected(self, models: Mapping[str, bool]) -> None:
+        """Which models may have changed, and which not."""
+        for model, flag in models.items():
+            self._suspected[model].set(int(flag))
+
+    def webhook(self, outcome: str) -> None:
+        """Count a change that a webhook was told, or should have been; `outcome` is one of `WEBHOOK_OUTCOMES`."""
+        self._webhooks[outcome].inc()
 
     def committed(self, seconds: float) -> None:
         """How long one commit of the storage writer took."""

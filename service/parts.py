@@ -25,6 +25,7 @@ from service.prompts import prompt_row
 from service.providers import Providers
 from service.quality.repeats import Repeats
 from service.setup import Setup, create_setup
+from service.watching import Watching
 from service.wire import ChatRequest, Wishes
 from service.writer import Writer
 
@@ -48,6 +49,7 @@ class Parts:
         self.writer = Writer(
             database, setup.settings.database, knowledge.fold, window_s=window_s, took=metrics.committed
         )
+        self.watching = Watching(database, self.writer, metrics)
         self.classifying = Classifying(metrics)
         self.providers = Providers()
         self.keyring = Keyring(())

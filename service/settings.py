@@ -206,6 +206,15 @@ class Retention(Section, frozen=True, kw_only=True):
     prompts_days: Positive = 30.0
 
 
+class Drift(Section, frozen=True, kw_only=True):
+    """Noticing models that changed."""
+
+    enabled: bool = True
+    look_every_s: Positive = 5.0  # how often what was learned is looked at
+    webhook_url_env: str = ""  # name of an environment variable that holds the address told of changes; empty: nobody
+    calls_per_false_alarm: Annotated[float, Meta(ge=100.0)] = 20_000.0  # of each stream, over all models, at least
+
+
 class Settings(Section, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -219,6 +228,7 @@ class Settings(Section, frozen=True, kw_only=True):
     rewards: Rewards = Rewards()
     logging: Logging = Logging()
     retention: Retention = Retention()
+    drift: Drift = Drift()
 
     @property
     def simulated_only(self) -> bool:
@@ -243,6 +253,6 @@ SIMULATED_MODELS: tuple[AnyModel, ...] = (
 
 __all__ = [
     "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "ClassifierSettings", "Cues", "Database",
-    "HeuristicSetting", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality", "Retention",
+    "Drift", "HeuristicSetting", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality", "Retention",
     "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
 ]  # fmt: skip

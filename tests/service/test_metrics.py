@@ -77,6 +77,9 @@ def fill(metrics):
     metrics.heuristic_fired("empty")
     metrics.repeated()
     metrics.learner_error("refresh")
+    metrics.drift_alarm("small", "down", "label")
+    metrics.suspected({"small": True})
+    metrics.webhook("sent")
     metrics.committed(0.002)
     metrics.loop_late(0.001)
     metrics.worker_state(1.5, 3, degraded=False)
@@ -228,6 +231,7 @@ def test_no_metric_has_a_label_for_people():
     assert labels <= {
         "endpoint", "status", "streamed", "kind", "task_type", "model", "policy", "method", "reason", "metric",
         "result", "source", "heuristic", "place", "version", "python", "le", "classifier", "found", "state",
+        "direction", "stream", "outcome",
     }  # fmt: skip
 
 
