@@ -1,8 +1,9 @@
 """Policies and other routers on real outcomes: python -m benchmarks.compare_policies --data FILE... --policy NAME...
 
-A bare name of a file is looked up in the folder ARMWISE_DATA. Prompts are split by a hash of their ids: 40 % are there
-to make a benchmark prior from, on the other 60 % everything is judged. In every table stand random, each fixed model,
-the best single one and the best per task with hindsight, and the oracle.
+A bare name of a file is looked up in the folder ARMWISE_DATA; `simulated_paretobandit` and `simulated_zeroeval` need no
+file. Prompts are split by a hash of their ids: 40 % are there to make a benchmark prior from, on the other 60 %
+everything is judged. In every table stand random, the cheapest and each fixed model, the best single one and the best
+per task with hindsight, the oracle, and the prior without learning.
 """
 
 import argparse
@@ -10,21 +11,24 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
-from bandit.pooled import Exploration, chances
-from bandit.pooling import Pooled, Spread, Sums, pool_best
+from bandit.budget import Pacer
 from bandit.thompson import PriorMeans
 from bandit.vocabulary import PROMPT_TIERS
+from benchmarks.baselines import Hindsight, baselines, hindsight, means, most_missed
+from benchmarks.columns import row
+from benchmarks.learners import POLICIES, Learner
 from benchmarks.outcomes import Outcomes, arms_of, find, read, split
 from benchmarks.peers import PEERS, NotInstalled, PeerArm
-from benchmarks.replay import Array, Learner, Replayed, Stream, best_per_task, interval, replay, replay_peer, stream
+from benchmarks.replay import Replayed, replay, replay_peer
+from benchmarks.simulated_outcomes import is_simulated, simulated
+from benchmarks.streams import Array, Stream, World, shaken, steady, stream
 
 PRIOR_SHARE = 0.4
-FLAT_STRENGTH, FLAT_FLOOR = 50.0, 0.02  # of one Beta per task, as `thompson` has by default
 _SHRUNK_BY = 20.0  # prompts' worth of belief that a model is on a task what it is everywhere
 
 
@@ -47,147 +51,134 @@ def benchmark_prior(outcomes: Outcomes, judged: Outcomes) -> Array:
     return np.clip(prior, 0.02, 0.98)
 
 
-def flat_thompson(prior: Array) -> Learner:
-    """One Beta per task and model, by its normal approximation."""
+class Setting(NamedTuple):
+    """One file under one set of arguments: what every row of its table shares."""
 
-    def learn(sums: Sums) -> Array:
-        n, s = (part.sum(axis=2, keepdims=True) for part in (sums.n, sums.s))
-        return _of_betas(FLAT_STRENGTH * prior + s, FLAT_STRENGTH * (1 - prior) + n - s)
-
-    return learn
-
-
-def global_thompson(prior: Array) -> Learner:
-    """One Beta per model for everything."""
-    overall = prior.mean(axis=(1, 2), keepdims=True)
-
-    def learn(sums: Sums) -> Array:
-        n, s = (part.sum(axis=(1, 2), keepdims=True) for part in (sums.n, sums.s))
-        alpha, beta = FLAT_STRENGTH * overall + s, FLAT_STRENGTH * (1 - overall) + n - s
-        return _of_betas(*(np.broadcast_to(part, prior.shape) for part in (alpha, beta)))
-
-    return learn
+    judged: Outcomes
+    prior: Array  # (n_models, n_tasks, n_tiers)
+    typical_usd: Array  # (n_models,): mean cost of a call to the prompts set apart
+    world: World
+    streams: list[Stream]
+    free: Hindsight
+    paid: Hindsight | None  # under the budget, where there is one
 
 
-def _of_betas(alpha: Array, beta: Array) -> Array:
-    total = alpha + beta
-    moments = Pooled(alpha / total, np.sqrt(alpha * beta / (total + 1)) / total, 0.0)
-    return chances(moments, Exploration(boldness=1.0, active=len(alpha), floor=FLAT_FLOOR))
+def load(name: str, arguments: argparse.Namespace) -> Outcomes:
+    """The outcomes of a name: simulated ones, or those of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: the file is not of the format, or lacks a model that is asked for.
+    """
+    if is_simulated(name):
+        return simulated(name)
+    return read(find(name), classifier=arguments.classifier, models=arguments.models)
 
 
-def pooled_thompson(prior: Array) -> Learner:
-    """Cells lend each other strength."""
-    return lambda sums: chances(pool_best(sums, prior, Spread()), Exploration())
-
-
-def static_prior(prior: Array) -> Learner:
-    """The prior's favourite, without learning."""
-    table = chances(Pooled(prior, np.full(prior.shape, 1e-9), 0.0), Exploration(boldness=0.0, floor=0.0))
-    return lambda _: table
-
-
-POLICIES: dict[str, Callable[[Array], Learner]] = {
-    "static_prior": static_prior,
-    "thompson": flat_thompson,
-    "thompson_global": global_thompson,
-    "pooled_thompson": pooled_thompson,
-}
-
-
-def row(
-    judged: Outcomes, name: str, runs: Sequence[tuple[Stream, Replayed]], arguments: argparse.Namespace
-) -> dict[str, Any]:
-    """What one router came to, over seeds."""
-    favourite, per_task = int(judged.quality.mean(axis=0).argmax()), best_per_task(judged)
-    qualities, last, costs, micros, singles, per_tasks = [], [], [], [], [], []
-    for given, done in runs:
-        got = judged.quality[given.rows, done.arms]
-        qualities.append(float(got.mean()))
-        last.append(float(got[-max(1, len(got) // 4) :].mean()))
-        costs.append(float(judged.cost_usd[given.rows, done.arms].mean()))
-        micros.append(1e6 * done.decision_s / len(got))
-        # On the prompts that were drawn, so that luck with them is not taken for skill.
-        singles.append(float(judged.quality[given.rows, favourite].mean()))
-        per_tasks.append(float(judged.quality[given.rows, per_task[judged.task[given.rows]]].mean()))
-    single, ideal = float(np.mean(singles)), float(np.mean(per_tasks))
-    mean, low, high = interval(qualities)
-    return {
-        "data": judged.name, "policy": name, "requests": arguments.requests, "feedback_rate": arguments.feedback_rate,
-        "prior": arguments.prior, "classifier": arguments.classifier, "seed_count": len(runs),
-        "quality": mean, "quality_low": low, "quality_high": high, "quality_last_quarter": interval(last)[0],
-        "cost_usd": interval(costs)[0], "regret": ideal - mean,
-        "gap_closed": (mean - single) / (ideal - single) if ideal > single else None,
-        "decision_us": interval(micros)[0],
-    }  # fmt: skip
-
-
-def compare(path: Path, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """All rows of one file."""
-    known, judged = split(read(path, classifier=arguments.classifier), PRIOR_SHARE)
+def setting(outcomes: Outcomes, arguments: argparse.Namespace) -> Setting:
+    """Split, prior, world and streams."""
+    known, judged = split(outcomes, PRIOR_SHARE)
     prior = benchmark_prior(known, judged) if arguments.prior == "benchmark" else tier_prior(judged)
     if arguments.prior == "reversed":
         order = np.argsort(prior.mean(axis=(1, 2)), kind="stable")
         prior[order] = prior[order[::-1]].copy()
+    requests, budget = arguments.requests, arguments.budget
+    calm = means(judged, steady(judged), requests)
+    newcomer = None if budget is None else most_missed(calm, budget)
+    quiz = known.rows(np.arange(len(known.prompt_ids)) < arguments.quiz) if arguments.quiz else None
+    world = shaken(judged, arguments.shock, requests, newcomer, quiz)
     streams = [
-        stream(judged, arguments.requests, arguments.feedback_rate, arguments.delay, seed)
+        stream(judged, requests, arguments.feedback_rate, arguments.delay, seed, world, arguments.heuristic)
         for seed in range(arguments.seeds)
     ]
+    expected = means(judged, world, requests)
+    paid = None if budget is None else hindsight(expected, budget)
+    return Setting(judged, prior, known.cost_usd.mean(axis=0), world, streams, hindsight(expected), paid)
 
-    def made(name: str, choose: Callable[[Stream], Replayed]) -> dict[str, Any]:
-        return row(judged, name, [(given, choose(given)) for given in streams], arguments)
 
-    def always(arm: int) -> Callable[[Stream], Replayed]:
-        return lambda given: Replayed(np.full(len(given.rows), arm), 0.0)
+def compare(outcomes: Outcomes, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows of one file."""
+    here = setting(outcomes, arguments)
+    best, budget = here.paid or here.free, arguments.budget
 
-    def learning(learner: Learner) -> Callable[[Stream], Replayed]:
-        return lambda given: replay(given, learner)
-
-    n_arms, per_task = len(judged.models), best_per_task(judged)
+    chosen = [baselines(given, here.free, here.paid) for given in here.streams]
     rows = [
-        made("random", lambda given: Replayed((given.uniforms * n_arms).astype(np.int64), 0.0)),
-        *(made(f"always {model}", always(arm)) for arm, model in enumerate(judged.models)),
-        made("best single", always(int(judged.quality.mean(axis=0).argmax()))),
-        made("best per task", lambda given: Replayed(per_task[judged.task[given.rows]], 0.0)),
-        made("oracle", lambda given: Replayed(judged.quality[given.rows].argmax(axis=1), 0.0)),
-    ]
-    for name in arguments.policy:
-        if name in POLICIES:
-            rows.append(made(name, learning(POLICIES[name](prior))))
+        row(
+            name,
+            [(given, Replayed(arms[name], 0.0)) for given, arms in zip(here.streams, chosen, strict=True)],
+            best, budget, about(arguments),
+        )
+        for name in chosen[0]
+    ]  # fmt: skip
+    for name in dict.fromkeys(["static_prior", *arguments.policy]):
+        if name in PEERS:
+            rows.append(peer_row(here, name, arguments))
         else:
-            rows.append(_peer_row(judged, name, streams, arguments))
-        print(f"  {judged.name}: {name}", file=sys.stderr, flush=True)
+            runs = [(given, play(here, given, POLICIES[name](here.prior), budget)) for given in here.streams]
+            rows.append(row(name, runs, best, budget, about(arguments)))
     return rows
 
 
-def _peer_row(judged: Outcomes, name: str, streams: Sequence[Stream], arguments: argparse.Namespace) -> dict[str, Any]:
+def play(here: Setting, given: Stream, learner: Learner, budget_usd: float | None) -> Replayed:
+    """Replay a policy of ours, which keeps to the budget where there is one."""
+    pacer = None if budget_usd is None else Pacer(budget_usd=budget_usd)
+    return replay(given, learner, pacer, here.typical_usd)
+
+
+def about(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that a row was measured under."""
+    return {
+        "requests": arguments.requests, "feedback_rate": arguments.feedback_rate, "prior": arguments.prior,
+        "classifier": arguments.classifier, "heuristic": arguments.heuristic, "budget_usd": arguments.budget,
+        "shock": arguments.shock,
+    }  # fmt: skip
+
+
+def peer_row(here: Setting, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """What another router came to, or how its package is got."""
+    judged = here.judged
     order = np.argsort(np.argsort(-judged.quality.mean(axis=0), kind="stable"))
     arms = [
         PeerArm(arm.name, arm.tier, int(rank), float(cost))
         for arm, rank, cost in zip(arms_of(judged), order, judged.cost_usd.mean(axis=0), strict=True)
     ]
     try:
-        runs = [(given, replay_peer(given, PEERS[name](arms, seed, None))) for seed, given in enumerate(streams)]
+        runs = [
+            (given, replay_peer(given, PEERS[name](arms, seed, arguments.budget)))
+            for seed, given in enumerate(here.streams)
+        ]
     except NotInstalled as error:
         return {"data": judged.name, "policy": name, "not_installed": str(error)}
-    return row(judged, name, runs, arguments)
+    return row(name, runs, here.paid or here.free, arguments.budget, about(arguments))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown, without the fixed models."""
-    lines = ["| data | policy | quality | last quarter | gap closed | USD | us |", "| --- |" + " --- |" * 6]
-    for one in rows:
-        if one["policy"].startswith("always "):
-            continue
-        if "not_installed" in one:
-            lines.append(f"| {one['data']} | {one['policy']} | {one['not_installed']} | | | | |")
-            continue
-        closed = "" if one["gap_closed"] is None else f"{one['gap_closed']:.0%}"
-        half = (one["quality_high"] - one["quality_low"]) / 2
-        lines.append(
-            f"| {one['data']} | {one['policy']} | {one['quality']:.4f} ± {half:.4f} "
-            f"| {one['quality_last_quarter']:.4f} | {closed} | {one['cost_usd']:.2g} | {one['decision_us']:.1f} |"
-        )
+    """Markdown, without the fixed models. Columns that no row fills are left out."""
+    columns: list[tuple[str, Callable[[dict[str, Any]], str]]] = [
+        ("quality", lambda one: f"{one['quality']:.4f} ± {(one['quality_high'] - one['quality_low']) / 2:.4f}"),
+        ("last quarter", _number("quality_last_quarter", ".4f")),
+        ("gap closed", _number("gap_closed", ".0%")),
+        ("USD", _number("cost_usd", ".2g")),
+        ("overshoot", _number("overshoot", ".2%")),
+        ("worst", _number("overshoot_worst", ".2%")),
+        ("to alarm", _number("requests_to_alarm", ",.0f")),
+        ("to halve", _number("requests_to_halve", ",.0f")),
+        ("false alarms", _number("false_alarms", ".2f")),
+        ("to adopt", _number("requests_to_adopt", ",.0f")),
+        ("us", _number("decision_us", ".1f")),
+    ]
+    shown = [one for one in rows if not one["policy"].startswith("always ")]
+    measured = [one for one in shown if "not_installed" not in one]
+    used = [(title, of) for title, of in columns if any(of(one) for one in measured)]
+    lines = [f"| data | policy | {' | '.join(title for title, _ in used)} |", "| --- |" + " --- |" * (1 + len(used))]
+    for one in shown:
+        cells = [one["not_installed"]] if "not_installed" in one else [of(one) for _, of in used]
+        lines.append(f"| {one['data']} | {one['policy']} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
+    return lambda one: "" if one[key] is None else format(one[key], form)
 
 
 def commit() -> str:
@@ -201,20 +192,35 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", nargs="+", required=True, help="outcome files, or names in ARMWISE_DATA")
+    made.add_argument("--models", nargs="+", metavar="NAME", help="only these of a file (default: all)")
     made.add_argument("--policy", nargs="+", default=list(POLICIES), choices=[*POLICIES, *PEERS], metavar="NAME")
     made.add_argument("--requests", type=int, default=20_000, help="in one replay (default: %(default)s)")
     made.add_argument("--feedback-rate", type=float, default=0.05, help="share that is rated (default: %(default)s)")
     made.add_argument("--delay", type=float, default=200.0, help="median of it, in requests (default: %(default)s)")
     made.add_argument("--prior", default="tier", choices=["tier", "benchmark", "reversed"])
     made.add_argument("--classifier", default="label", choices=["label", "embedded"], help="who names the task")
+    made.add_argument("--heuristic", default="none", choices=["none", "weak", "biased"], help="readings of all replies")
+    made.add_argument("--budget", type=float, metavar="USD", help="mean cost of a request (default: no budget)")
+    made.add_argument("--shock", default="none", choices=["none", "price", "drop", "new-model"], help="at half time")
+    made.add_argument("--quiz", type=int, default=0, help="prompts that a new model answers beforehand")
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--json", type=Path, help="file for the rows")
     return made
 
 
+def checked(arguments: argparse.Namespace, made: argparse.ArgumentParser) -> argparse.Namespace:
+    """Arguments that fit together; else says what does not, and exits."""
+    if arguments.budget is not None and not 0.0 < arguments.budget < np.inf:
+        made.error(f"found --budget {arguments.budget}, expected dollars above 0")
+    if arguments.shock == "new-model" and (peers := [name for name in arguments.policy if name in PEERS]):
+        made.error(f"{', '.join(peers)} cannot be told of a new model while running; leave them out")
+    return arguments
+
+
 def main() -> None:
-    arguments = parser().parse_args()
-    rows = [found for name in arguments.data for found in compare(find(name), arguments)]
+    made = parser()
+    arguments = checked(made.parse_args(), made)
+    rows = [found for name in arguments.data for found in compare(load(name, arguments), arguments)]
     print(table(rows))
     if arguments.json is not None:
         content = {"commit": commit(), "arguments": sys.argv[1:], "rows": rows}

@@ -8,6 +8,7 @@ import gzip
 import json
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,13 +64,15 @@ def find(name: str) -> Path:
     raise FileNotFoundError(f"No outcome file {name!r}; looked for {', '.join(map(str, places))}. Set ARMWISE_DATA.")
 
 
-def read(path: Path, *, classifier: str = "label") -> Outcomes:
+def read(path: Path, *, classifier: str = "label", models: Sequence[str] | None = None) -> Outcomes:
     """Read a file. Tasks are its categories (`label`) or what the embedded classifier says (`embedded`); so are tiers.
 
-    Prompts that some model did not answer are left out. Without prompts, all are of the medium tier.
+    With `models` the others are not looked at. Prompts that some model did not answer are left out. Without prompts,
+    all are of the medium tier.
 
     Raises:
-        ValueError: a line is not an outcome, or no prompt was answered by all models; names file and line.
+        ValueError: a line is not an outcome, a model is not in the file, or no prompt was answered by all models;
+            names file and line.
     """
     scores: dict[str, dict[str, float]] = defaultdict(dict)
     costs: dict[str, dict[str, float]] = defaultdict(dict)
@@ -80,17 +83,19 @@ def read(path: Path, *, classifier: str = "label") -> Outcomes:
             try:
                 row = json.loads(line)
                 key, model, score = str(row["prompt_id"]), str(row["model"]), row.get("score")
-                if score is None:
+                if score is None or (models is not None and model not in models):
                     continue
                 scores[key][model] = float(score)
                 costs[key][model] = float(row.get("cost_usd") or 0.0)
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise ValueError(f"{path.name}, line {number}: not an outcome ({error!r})") from error
             about.setdefault(key, row)
-    models = tuple(sorted({model for found in scores.values() for model in found}))
-    complete = [key for key, found in scores.items() if len(found) == len(models)]
+    answered = tuple(sorted({model for found in scores.values() for model in found}))
+    if absent := set(models or ()) - set(answered):
+        raise ValueError(f"{path.name}: no outcome of {', '.join(sorted(absent))}; look how the file spells its models")
+    complete = [key for key, found in scores.items() if len(found) == len(answered)]
     if not complete:
-        raise ValueError(f"{path.name}: no prompt was answered by all of {len(models)} models")
+        raise ValueError(f"{path.name}: no prompt was answered by all of {len(answered)} models")
     prompts = tuple(str(about[key].get("prompt") or "") for key in complete)
     read_by = Embedded()
     said = [read_by.classify(prompt) for prompt in prompts]
@@ -106,11 +111,11 @@ def read(path: Path, *, classifier: str = "label") -> Outcomes:
     ]
     return Outcomes(
         name=path.name.split(".")[0],
-        models=models,
+        models=answered,
         prompt_ids=tuple(complete),
         prompts=prompts,
-        quality=np.array([[scores[key][model] for model in models] for key in complete]),
-        cost_usd=np.array([[costs[key][model] for model in models] for key in complete]),
+        quality=np.array([[scores[key][model] for model in answered] for key in complete]),
+        cost_usd=np.array([[costs[key][model] for model in answered] for key in complete]),
         tasks=tasks,
         task=np.array([tasks.index(name) for name in names]),
         tier=np.array(tiers),

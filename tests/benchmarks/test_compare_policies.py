@@ -7,12 +7,22 @@ import sys
 import numpy as np
 import pytest
 
+from bandit.pooled import Exploration
+from bandit.pooling import Pooled
 from benchmarks import compare_policies
+from benchmarks.learners import Learner
 from benchmarks.outcomes import arms_of, find, read, split
 from benchmarks.peers import PEERS, NotInstalled
-from benchmarks.replay import REFRESH_EVERY, replay, replay_peer, stream
+from benchmarks.replay import REFRESH_EVERY, replay, replay_peer
+from benchmarks.streams import stream
 
 QUALITY = {"good": 0.9, "fair": 0.5, "poor": 0.3}
+KEYS = {
+    "data", "policy", "requests", "feedback_rate", "prior", "classifier", "heuristic", "budget_usd", "shock",
+    "seed_count", "quality", "quality_low", "quality_high", "quality_last_quarter", "cost_usd", "regret", "gap_closed",
+    "overshoot", "overshoot_worst", "decision_us", "requests_to_alarm", "requests_to_halve", "false_alarms",
+    "requests_to_adopt",
+}  # fmt: skip
 ON_POEMS = {"good": 0.7, "fair": 0.95}
 
 
@@ -60,6 +70,13 @@ def test_a_line_that_is_no_outcome_is_named(tmp_path, line):
         read(path)
 
 
+def test_only_some_models_of_a_file_are_read_when_asked_so(folder):
+    some = read(folder / "made.train.jsonl.gz", models=["good", "poor"])
+    assert some.models == ("good", "poor")
+    with pytest.raises(ValueError, match="no outcome of absent"):
+        read(folder / "made.train.jsonl.gz", models=["good", "absent"])
+
+
 def test_both_parts_of_a_split_share_no_prompt(outcomes):
     known, judged = split(outcomes, 0.4)
     assert not set(known.prompt_ids) & set(judged.prompt_ids)
@@ -105,11 +122,11 @@ def test_a_rating_arrives_late_and_is_that_of_the_arm_that_served(outcomes):
 def test_a_learner_is_told_exactly_what_was_due(outcomes):
     given, totals = stream(outcomes, 2_000, 0.5, 100.0, seed=5), []
 
-    def learner(sums):
-        totals.append(sums.n.sum())
-        return np.full((2, 3, 3), 1 / 3)
+    def believe(known):
+        totals.append(known.sums.n.sum())
+        return Pooled(np.full((3, 2, 3), 0.5), np.full((3, 2, 3), 0.1), 0.0)
 
-    replay(given, learner)
+    replay(given, Learner(believe, Exploration()))
     due = [((given.told_at <= upto) & given.rated).sum() for upto in range(REFRESH_EVERY, 2_001, REFRESH_EVERY)]
     assert totals == [0, *dict.fromkeys(due)]
 
@@ -125,7 +142,8 @@ def run(monkeypatch, folder, tmp_path, *arguments):
 def test_every_baseline_stands_in_the_table(monkeypatch, folder, tmp_path, capsys):
     """Full feedback, so that pooling closes most of the gap. Chance of failure below one in a thousand seeds."""
     rows = run(monkeypatch, folder, tmp_path, "--requests", "6000", "--feedback-rate", "1", "--seeds", "2")
-    assert {"random", "best single", "best per task", "oracle", "always good", "always fair", "always poor"} < set(rows)
+    fixed = {"always good", "always fair", "always poor"}
+    assert {"random", "cheapest", "best single", "best per task", "oracle", *fixed} < set(rows)
     assert set(compare_policies.POLICIES) < set(rows)
     assert rows["random"]["quality"] < rows["best single"]["quality"] < rows["best per task"]["quality"]
     assert rows["best per task"]["quality"] <= rows["oracle"]["quality"]
@@ -138,12 +156,14 @@ def test_every_baseline_stands_in_the_table(monkeypatch, folder, tmp_path, capsy
     for row in rows.values():
         assert row["quality_low"] <= row["quality"] <= row["quality_high"]
         assert row["seed_count"] == 2
+        assert set(row) == KEYS
+        assert row["overshoot"] is row["overshoot_worst"] is row["budget_usd"] is row["requests_to_halve"] is None
     assert "| made | pooled_thompson |" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("prior", ["benchmark", "reversed"])
 def test_priors_are_what_they_are_called(monkeypatch, folder, tmp_path, prior):
-    rows = run(monkeypatch, folder, tmp_path, "--requests", "800", "--prior", prior, "--policy", "static_prior")
+    rows = run(monkeypatch, folder, tmp_path, "--requests", "800", "--prior", prior, "--policy", "thompson")
     static, single = rows["static_prior"]["quality"], rows["best single"]["quality"]
     assert static > single if prior == "benchmark" else static < single - 0.2
 
