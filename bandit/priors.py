@@ -2,7 +2,8 @@
 
 Both ways fit `quality = level of the task type + gap of the arm there`. Gaps, not means: who answered the hard prompts
 only would look bad by its mean. Little data says little: a gap on a task type is drawn to the arm's gap everywhere, as
-if 20 prompts had shown that one, and a level, like the gap everywhere, to what holds for all, by 5 prompts.
+if 20 prompts had shown that one, or 50 ratings: these differ by their prompts too. A level, like the gap everywhere, is
+drawn to what holds for all, by 5.
 """
 
 from array import array
@@ -18,7 +19,8 @@ from bandit.vocabulary import TaskType
 EVERYWHERE = ""  # the task type of prompts of which none is known, and the key of an arm's quality over all prompts
 LARGEST_WEIGHT = 20.0  # of a rating, by the chance with which its arm was drawn
 _GAP_SHRUNK_BY = 20.0  # prompts' worth of belief that an arm is on a task type what it is everywhere
-_LEVEL_SHRUNK_BY = 5.0  # prompts' worth of belief that a task type is like all, and an arm like the others
+_RATED_GAP_SHRUNK_BY = 50.0  # the same in ratings
+_LEVEL_SHRUNK_BY = 5.0  # prompts' or ratings' worth of belief that a task type is like all, and an arm like the others
 _LOWEST, _HIGHEST = 0.02, 0.98  # a prior is never certain
 _DIGITS = 4
 
@@ -173,7 +175,7 @@ def prior_from_ratings(ratings: Iterable[Rating], *, mass: float = 0.0, source: 
         without_gaps = [(one.labels, one.mean - gap[arm]) for arm, one in here.items() if one.labels]
         own_level = _mean([*without_gaps, (_LEVEL_SHRUNK_BY, level)])
         for arm, one in here.items():
-            found[arm][task] = _usable(own_level + _drawn(one, own_level, gap[arm], _GAP_SHRUNK_BY))
+            found[arm][task] = _usable(own_level + _drawn(one, own_level, gap[arm], _RATED_GAP_SHRUNK_BY))
     return PriorTable(found, mass, source)
 
 

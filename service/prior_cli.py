@@ -215,6 +215,8 @@ def _remarks(found: "Found", missing: Sequence[str], *, from_log: bool) -> Itera
         yield f"Left out, not configured: {_counted(found.left_out)}.{advice}"
     if missing:
         yield f"Nothing is known of: {', '.join(missing)}. They keep the prior of their tier."
+    if from_log:
+        yield "The posteriors hold these ratings already: use the prior where they do not, or ratings count twice."
     if found.without_score:
         yield f"{found.without_score:,} lines without a score were skipped."
 

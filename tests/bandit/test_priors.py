@@ -139,8 +139,8 @@ def test_ratings_by_hand():
     level, (a, b) = 0.7, (10 * -0.3 / 15, 30 * 0.1 / 35)
     here = (10 * (0.4 - a) + 30 * (0.8 - b) + 5 * level) / 45
     row = prior_from_ratings(some).quality
-    assert row["a"] == pytest.approx({"": level + a, "Open QA": here + (10 * (0.4 - here) + 20 * a) / 30}, abs=1e-4)
-    assert row["b"] == pytest.approx({"": level + b, "Open QA": here + (30 * (0.8 - here) + 20 * b) / 50}, abs=1e-4)
+    assert row["a"] == pytest.approx({"": level + a, "Open QA": here + (10 * (0.4 - here) + 50 * a) / 60}, abs=1e-4)
+    assert row["b"] == pytest.approx({"": level + b, "Open QA": here + (30 * (0.8 - here) + 50 * b) / 80}, abs=1e-4)
 
 
 def test_ratings_are_unbiased_for_an_arm_drawn_mostly_where_it_shines():
