@@ -140,10 +140,13 @@ def rebuild(config: Path | None) -> None:
     """Fold all rewards again into the posterior cells, and say what differed."""
     import time
 
-    from service import store
+    from service import calibrations, store
 
     wrong = with_database(config, lambda connection: store.refold(connection, time.time()))
+    pairs = with_database(config, lambda connection: calibrations.refold(connection, time.time()))
     click.echo(f"Rebuilt. {wrong} cells had differed from the rewards.")
+    if pairs:
+        click.echo(f"{pairs} calibrations had differed, too.")
 
 
 @main.group()

@@ -13,7 +13,7 @@ import msgspec
 from bandit.eligibility import split
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs
-from bandit.selection import choose, seed_of
+from bandit.selection import choose, seed_of, uniform
 from bandit.vocabulary import Arm, Choice, Limits, PromptProfile
 from service.classifying import Classified, Trace
 from service.errors import NoEligibleModel, NotFound
@@ -50,6 +50,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
     namespace: str = ""  # whose posteriors it read and teaches
     config_version: str = ""
+    ask_feedback: bool = False  # drawn at random for the user to be asked
     classified: Trace | None = None  # how the prompt was; decisions of older versions do not say
     classify_s: float = 0.0
     decide_s: float = 0.0
@@ -63,6 +64,11 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 def new_id(now: float) -> str:
     """A decision id: looks like OpenAI's completion ids, sorts by time, cannot be guessed (80 random bits)."""
     return f"chatcmpl-{int(now * 1000):012x}{_random_hex()}"
+
+
+def is_asked(decision_id: str, share: float) -> bool:
+    """Whether the user is to be asked: drawn with probability `share`, independently of the model that was drawn."""
+    return share > 0.0 and uniform(seed_of(f"ask {decision_id}")) < share
 
 
 _RANDOM_BYTES = 10
@@ -133,10 +139,10 @@ def decide(
         key_id=key_id, session=wishes.session or "", user=wishes.user or request.user or "", tags=wishes.tags
     )
     limits = limits_of(request, needs_of(request))
-    beliefs = knowledge.beliefs("", profile.task_type, now)
     seed = seed_of(decision_id)
     excluded: dict[str, str] = {}
     if policy is None:
+        beliefs = knowledge.beliefs("", profile.task_type, now)
         choice = named_choice(setup.models[request.model or ""].arm(), limits, seed, beliefs.version)
         method, plan = USER_SPECIFIED, plan_of(choice, 0)
     else:
@@ -146,6 +152,7 @@ def decide(
         method = "auto"
         if degraded:
             method, policy = "degraded", setup.safe_policy
+        beliefs = knowledge.believed(policy, "", profile, now)
         try:
             choice = choose(policy, profile, eligible, beliefs, seed, explore=limits.explore)
         except Exception:  # learning may never break serving, whatever is in a cell
@@ -164,6 +171,7 @@ def decide(
         excluded=excluded,
         plan=plan,
         config_version=setup.version,
+        ask_feedback=is_asked(decision_id, setup.settings.rewards.ask_share),
         classified=trace,
         classify_s=classified.seconds + profiled - started,
         decide_s=time.perf_counter() - profiled,

@@ -1,6 +1,7 @@
 """Learning: rewards into the log and into the posterior, in the one transaction that matters.
 
-Explicit feedback, heuristics and hard failures all come this way, with another channel and another weight.
+Explicit feedback, heuristics, their readings and hard failures all come this way, with another channel and another
+weight. Calls that have both a label and a reading are counted in the same transaction (`service.calibrations`).
 """
 
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from bandit.posteriors import CellKey, Counts, counts_of
-from bandit.vocabulary import Channel, Reward
-from service import store
+from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, Reward
+from service import calibrations, store
 
 Status = Literal["recorded", "unchanged", "replaced", "unknown_decision", "too_late", "other_key"]
 
@@ -31,6 +32,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = "{}"  # JSON
     arm: str | None = None  # whose reply is meant, when it is not the one that served: a failed first try
     key_id: str | None = None  # the API key it came with; None: ourselves or an admin, who may rate everything
+    user_limit: float = 0.0  # labels that this user's word on one model weighs in all on a day; 0: as many as they give
 
     @property
     def key(self) -> store.RewardKey:
@@ -58,18 +60,20 @@ def record(
     """Store measurements and add them to their cells; the same again changes nothing, a changed mind replaces.
 
     Returns an outcome for each measurement, in order, and what was added to which cell. Decisions older than
-    `window_s` take no more rewards. `now` is the time of the transaction: other processes look for what changed by it,
-    so it must not be that of the measurement, which may have waited.
+    `window_s` take no more rewards. What is over a user's limit is stored with weight 0. `now` is the time of the
+    transaction: other processes look for what changed by it, so it must not be that of the measurement, which may have
+    waited.
 
     Raises:
         IntegrityError: another process stored one of them at the same moment; the transaction must be repeated.
     """
     found = store.decisions_to_rate(connection, sorted({m.decision_id for m in measurements}))
     refusals = [_refusal(m, found.get(m.decision_id), window_s) for m in measurements]
-    accepted = sorted({m.key for m, refusal in zip(measurements, refusals, strict=True) if refusal is None})
-    stored = store.rewards_by_key(connection, accepted) if accepted else {}
+    accepted = [m for m, refusal in zip(measurements, refusals, strict=True) if refusal is None]
+    stored = _stored(connection, accepted)
 
     current = dict(stored)
+    influence = calibrations.Influence(connection)
     deltas: dict[CellKey, Counts] = {}
     outcomes = []
     for measurement, refusal in zip(measurements, refusals, strict=True):
@@ -77,10 +81,13 @@ def record(
         status = refusal or "unchanged"
         if refusal is None and decision is not None:
             old, new = current.get(measurement.key), _row(measurement, decision, now)
+            if old is not None:
+                new["created_at"] = old["created_at"]
+            if _is_capped(measurement):
+                new["weight"] = influence.weight(new, measurement.user_limit)
             if old is None or any(old[name] != new[name] for name in _SAID):
                 status = "recorded" if old is None else "replaced"
                 if old is not None:
-                    new["created_at"] = old["created_at"]
                     _add(deltas, _cell(old), Counts().minus(_counts(old)))
                 _add(deltas, _cell(new), _counts(new))
                 current[measurement.key] = new
@@ -89,7 +96,27 @@ def record(
     deltas = {cell: counts for cell, counts in deltas.items() if counts != Counts()}
     _write(connection, stored, current)
     store.add_to_cells(connection, deltas, now)
+    pairs = calibrations.difference(calibrations.pairs_in(current.values()), calibrations.pairs_in(stored.values()))
+    calibrations.add(connection, pairs, now)
     return outcomes, deltas
+
+
+def _stored(connection: Connection, accepted: Sequence[Measurement]) -> dict[store.RewardKey, store.RowDict]:
+    """What is stored of these measurements, and what they make pairs with: readings of labels, labels of readings."""
+    if not accepted:
+        return {}
+    labelled = {m.decision_id for m in accepted if m.channel in EXPLICIT_CHANNELS}
+    read = {m.decision_id for m in accepted if m.channel == "reading"}
+    calibrations.lock_users(connection, (m.user for m in accepted if _is_capped(m)))
+    if labelled or read:
+        calibrations.lock_decisions(connection, sorted(labelled | read))
+    keys = {m.key for m in accepted} | {calibrations.reading_key(decision_id) for decision_id in labelled}
+    stored = store.rewards_by_key(connection, sorted(keys))
+    return {**calibrations.labels_of(connection, sorted(read)), **stored} if read else stored
+
+
+def _is_capped(measurement: Measurement) -> bool:
+    return bool(measurement.user) and measurement.user_limit > 0.0 and measurement.channel in EXPLICIT_CHANNELS
 
 
 def _refusal(measurement: Measurement, decision: store.Rateable | None, window_s: float) -> Status | None:

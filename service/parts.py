@@ -18,11 +18,13 @@ from service.configuration import difference, read_settings
 from service.database import Database
 from service.decide import Decision, decide, wanted_policy
 from service.errors import StorageUnavailable
+from service.fitting import Fitting
 from service.knowledge import Knowledge
 from service.metrics import Metrics
 from service.profiles import text_to_classify
 from service.prompts import prompt_row
 from service.providers import Providers
+from service.quality.readings import Reader
 from service.quality.repeats import Repeats
 from service.setup import Setup, create_setup
 from service.watching import Watching
@@ -49,11 +51,13 @@ class Parts:
         self.writer = Writer(
             database, setup.settings.database, knowledge.fold, window_s=window_s, took=metrics.committed
         )
+        self.fitting = Fitting(knowledge, metrics)
         self.watching = Watching(database, self.writer, metrics)
         self.classifying = Classifying(metrics)
         self.providers = Providers()
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)
+        self.reader = Reader()
         self.started_at = time.time()
         self._stored_configs: set[str] = set()
         self._reloading = asyncio.Lock()
@@ -119,6 +123,7 @@ class Parts:
             setup = await asyncio.to_thread(create_setup, settings)
             plan = await asyncio.to_thread(plan_of, settings.classifier)
             await self.providers.prepare(setup.models.values())
+            await self.fitting.refresh(setup)
             changes = difference(self.setup.settings, settings)
             self.setup = setup
             self.classifying.take_over(plan)

@@ -10,7 +10,9 @@ import msgspec
 from msgspec import Meta, field
 
 from bandit.catalogue import AnyPolicy
+from bandit.history import Memory
 from bandit.policies import Random, Rules, StaticTier
+from bandit.pooled import PooledThompson
 from bandit.thompson import Thompson
 from bandit.vocabulary import Ability, Arm, ModelTier, TaskType
 
@@ -120,7 +122,7 @@ AnyModel = OpenAICompatibleModel | TranslatedModel | SimulatedModel
 class Routing(Section, frozen=True, kw_only=True):
     """Which policy decides when the caller does not say."""
 
-    policy: str = "thompson"
+    policy: str = "pooled_thompson"
     fallbacks: Annotated[int, Meta(ge=0)] = 2  # how many other models may be tried when one fails
 
 
@@ -189,6 +191,27 @@ class Rewards(Section, frozen=True, kw_only=True):
 
     metrics: tuple[Metric, ...] = (Metric(name="quality"),)  # the first is the one meant when none is named
     window_days: Positive = 7.0  # feedback for an older decision is refused
+    user_labels_per_day: NotNegative = 5.0  # labels one named user's word on one model weighs a day; 0: no limit
+    ask_share: Share = 0.0  # of replies, drawn at random, for which your application is to ask its user
+
+
+class Learning(Section, frozen=True, kw_only=True):
+    """How long measurements count, and how often policies whose cells inform each other look at all of them again."""
+
+    label_half_life_days: Positive = 30.0
+    reading_half_life_days: Positive = 7.0  # of what the heuristics say
+    most_labels: Positive = 2_000.0  # of one model on one task type: more would make it deaf to change
+    fit_every_s: Positive = 5.0  # when anything changed
+    fit_labels: Count = 200  # at once, when so many came
+
+    @property
+    def memory(self) -> Memory:
+        """How long measurements count."""
+        return Memory(
+            label_half_life_days=self.label_half_life_days,
+            reading_half_life_days=self.reading_half_life_days,
+            most_labels=self.most_labels,
+        )
 
 
 class Logging(Section, frozen=True, kw_only=True):
@@ -226,6 +249,7 @@ class Settings(Section, frozen=True, kw_only=True):
     classifier: ClassifierSettings = ClassifierSettings()
     quality: Quality = Quality()
     rewards: Rewards = Rewards()
+    learning: Learning = Learning()
     logging: Logging = Logging()
     retention: Retention = Retention()
     drift: Drift = Drift()
@@ -237,6 +261,7 @@ class Settings(Section, frozen=True, kw_only=True):
 
 
 DEFAULT_POLICIES: tuple[AnyPolicy, ...] = (
+    PooledThompson(name="pooled_thompson"),
     Thompson(name="thompson"),
     Random(name="random"),
     StaticTier(name="static_tier"),
@@ -253,6 +278,6 @@ SIMULATED_MODELS: tuple[AnyModel, ...] = (
 
 __all__ = [
     "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "ClassifierSettings", "Cues", "Database",
-    "Drift", "HeuristicSetting", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality", "Retention",
+    "Drift", "HeuristicSetting", "Learning", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality", "Retention",
     "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ import msgspec
 
 from bandit.costs import call_cost
 from bandit.vocabulary import Reward
+from service.calibrations import HEURISTICS_SOURCE, READING_METRIC
 from service.complete import Attempt
 from service.decide import Decision
 from service.errors import StorageUnavailable
@@ -23,7 +24,6 @@ from service.wire import ChatRequest, Usage
 
 log = logging.getLogger("armwise")
 
-HEURISTICS_SOURCE = "heuristics"
 QUALITY_METRIC = "quality"
 _LARGE_STREAM = 100_000  # bytes of events from which a stream's copy is read in a thread: about 0.4 ms of work
 _LARGE_REPLY = 8_000  # characters from which the heuristics read a reply in a thread: likewise
@@ -129,7 +129,24 @@ async def measured(parts: Parts, ended: Ended, said: Said) -> list[Measurement]:
         reward = reward_of(findings, quality)
         user = "" if is_last else f"step {attempt.step}"
         measurements.append(measurement_of(ended.decision, reward, findings, arm=attempt.arm, user=user))
+        if is_last and not any(finding.hard for finding in findings):
+            measurements.append(reading_of(parts, ended, findings, arm=attempt.arm))
     return measurements
+
+
+def reading_of(parts: Parts, ended: Ended, findings: list[Finding], *, arm: str) -> Measurement:
+    """The heuristics' reading of the reply, with the weights in force; a hard failure has none, it is a label."""
+    value, detail = parts.reader.read(findings, ended.setup.settings.quality)
+    return Measurement(
+        decision_id=ended.decision.id,
+        metric=READING_METRIC,
+        source=HEURISTICS_SOURCE,
+        value=value,
+        channel="reading",
+        detail=detail,
+        arm=arm,
+        at=time.time(),
+    )
 
 
 def measurement_of(

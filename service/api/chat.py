@@ -162,6 +162,8 @@ class Exchange:
         }
         if decision.classified is not None and decision.classified.fallback:
             headers["x-armwise-classifier-fallback"] = decision.classified.fallback
+        if decision.ask_feedback and self.stored:
+            headers["x-armwise-ask-feedback"] = "1"
         if not self.stored:
             headers["x-armwise-degraded"] = "database"
         self.parts.metrics.overhead(overhead_s)

@@ -9,12 +9,12 @@ from msgspec import Meta
 
 from bandit.vocabulary import Channel
 from service.api.bodies import FeedbackOperation, decoded
+from service.calibrations import HEURISTICS_SOURCE
 from service.decide import made_at
 from service.errors import BadRequest, Gone, NotAllowed, NotFound, RequestError, Unprocessable
 from service.learn import Measurement, Outcome
 from service.parts import Parts
 from service.settings import Rewards
-from service.settle import HEURISTICS_SOURCE
 
 _THUMBS = {"up": 1.0, "down": 0.0}
 Text = Annotated[str, Meta(max_length=256)]
@@ -110,6 +110,7 @@ def measurement(feedback: Feedback, rewards: Rewards, key_id: str | None, now: f
         comment=feedback.comment,
         detail=msgspec.json.encode(feedback.tags).decode(),
         key_id=key_id,
+        user_limit=rewards.user_labels_per_day,
         at=now,
     )
 

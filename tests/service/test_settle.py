@@ -9,6 +9,7 @@ from bandit.vocabulary import Choice, Limits, PromptProfile
 from service.complete import Attempt
 from service.decide import Caller, Decision
 from service.metrics import Metrics
+from service.quality.readings import Reader
 from service.replies import Said
 from service.settings import Settings
 from service.settle import Ended, measured, settle
@@ -19,7 +20,7 @@ from service.wire import ChatRequest, Message
 @pytest.fixture
 def parts():
     """What these functions use of a service."""
-    return SimpleNamespace(metrics=Metrics())
+    return SimpleNamespace(metrics=Metrics(), reader=Reader())
 
 
 @pytest.fixture
