@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from bandit.priors import PriorTable
     from bandit.vocabulary import TaskType
-    from service.priors import Found
+    from service.prior_sources import Found
     from service.settings import Settings
 
 T = TypeVar("T")
@@ -94,7 +94,8 @@ def import_prior(config: Path | None, outcomes: tuple[Path, ...], out: Path, mas
     import msgspec
 
     from service.configuration import read_settings
-    from service.priors import Found, write_prior
+    from service.prior_sources import Found
+    from service.priors import write_prior
 
     from_log, since, mapped = given["from_log"], given["since"], given["mapped"]
     if from_log == bool(outcomes):
@@ -140,7 +141,7 @@ def _from_files(
 
     from bandit.priors import prior_table
     from service.classifiers import create_classifier, excerpt
-    from service.priors import outcomes_in
+    from service.prior_sources import outcomes_in
 
     small = create_classifier(msgspec.structs.replace(settings.classifier, kind=kind))
 
@@ -174,7 +175,7 @@ def _from_log(settings: "Settings", since: float, found: "Found") -> "PriorTable
     import msgspec
 
     from bandit.priors import prior_from_ratings
-    from service.priors import count_ratings, ratings_in
+    from service.prior_sources import count_ratings, ratings_in
 
     arms = frozenset(model.name for model in settings.models)
 
