@@ -20,9 +20,11 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import store
-from service.api import alarms, chat, feedback, owner, routing
+from service.alarms import restarts
+from service.api import alarms, chat, feedback, heuristics, owner, routing
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
+from service.calibrations import calibration
 from service.classifiers.models import plan_of
 from service.configuration import read_settings
 from service.database import Database, migrate
@@ -31,6 +33,7 @@ from service.knowledge import Knowledge
 from service.logs import configure_logging
 from service.metrics import Metrics
 from service.parts import Parts
+from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
 from service.watching import send_alarms, watch
@@ -39,6 +42,7 @@ log = logging.getLogger("armwise")
 
 _PRUNE_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.05
+_FIT_LOOK_S = 0.2
 _DAY_S = 86_400.0
 
 
@@ -59,6 +63,8 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             owner.posteriors,
             owner.decision,
             owner.reload_settings,
+            heuristics.heuristics,
+            heuristics.refit_heuristics,
             alarms.alarms,
             alarms.tell_event,
             *docs_handlers(),
@@ -101,9 +107,12 @@ def _running(settings: Settings, config: Path | None) -> Any:
         app.state.parts = parts
         await parts.writer.start()
         await parts.knowledge.refresh(parts.writer)
+        parts.fitting.told(await database.read(restarts), await database.read(calibration))
+        await parts.fitting.refresh(setup)
         await reload_keys(parts)
         await parts.providers.prepare(setup.models.values())
-        loops = [asyncio.create_task(work(parts)) for work in (_refresh, _prune, _watch_the_loop, watch, send_alarms)]
+        background = (_refresh, _fit, _prune, _watch_the_loop, recalibrate, watch, send_alarms)
+        loops = [asyncio.create_task(work(parts)) for work in background]
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
         gc.collect()
@@ -136,12 +145,21 @@ async def _refresh(parts: Parts) -> None:
         await asyncio.sleep(parts.setup.settings.database.refresh_s)
         try:
             await parts.knowledge.refresh(parts.writer)
+            parts.fitting.told(await parts.database.read(restarts), await parts.database.read(calibration))
             await reload_keys(parts)
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
         parts.metrics.worker_state(parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded)
         parts.classifying.tell()
+
+
+async def _fit(parts: Parts) -> None:
+    """Work out estimates again when enough was learned."""
+    while True:
+        await asyncio.sleep(_FIT_LOOK_S)
+        if parts.fitting.due(parts.setup, time.time()):
+            await parts.fitting.refresh(parts.setup)
 
 
 async def _watch_the_loop(parts: Parts) -> None:

@@ -5,12 +5,12 @@ are integers, so they are exact in any order, and a rebuild from the rewards giv
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import lru_cache, reduce
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Insert, func, select, text
+from sqlalchemy import Connection, Insert, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bandit.channels import Calibration, Pairs, influence, pairs_of
@@ -285,9 +285,7 @@ def answered(connection: Connection) -> dict[str, Answered]:
         .where(label.c.decision_id == newest.c.decision_id, label.c.channel.in_(_PEOPLES))
         .exists()
     )
-    wanted = select(newest.c.arm, func.count(), total(rated.cast(reading_weights.c.labelled.type))).group_by(
-        newest.c.arm
-    )
+    wanted = select(newest.c.arm, func.count(), total(case((rated, 1), else_=0))).group_by(newest.c.arm)
     return {arm: Answered(calls, labelled) for arm, calls, labelled in connection.execute(wanted)}
 
 
@@ -306,9 +304,3 @@ def fired(connection: Connection) -> tuple[int, dict[str, int]]:
             for name in msgspec.json.decode(detail, type=dict[str, str]):
                 counts[name] = counts.get(name, 0) + 1
     return replies, counts
-
-
-def mean_reading(counts: Iterable[tuple[int, int]]) -> float | None:
-    """Mean of readings from (n, s) of cells; None without any."""
-    n, s = reduce(lambda a, b: (a[0] + b[0], a[1] + b[1]), counts, (0, 0))
-    return s / n if n > 0 else None

@@ -24,14 +24,14 @@ if TYPE_CHECKING:  # only for types: these modules are joined with this one in s
     from service.wire import Usage
 
 ENDPOINTS = (
-    "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/decisions",
+    "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/heuristics", "/v1/decisions",
     "/v1/alarms", "/v1/events", "/feedback", "/stats",
     "/health", "/ready", "/metrics", "/docs", "/admin", "other",
 )  # fmt: skip
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
-PLACES = ("store", "settle", "policy", "refresh", "fold", "prune", "watch", "other")
+PLACES = ("store", "settle", "policy", "refresh", "fold", "fit", "recalibrate", "prune", "watch", "other")
 EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
 WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
@@ -163,6 +163,15 @@ class Metrics(Instruments):
         for place in PLACES:
             self._learner_errors[place].inc(0)  # so that an alert sees the first one as an increase
 
+        self._fit_seconds = self._work(
+            "armwise_fit_seconds", "Working out the estimates of one policy, in the background."
+        )
+
+        self._label_rate_alarm = self.gauge(
+            "armwise_label_rate_alarm",
+            "1 while people rate the model's replies surely more than 20 % more often or more rarely than the others'.",
+            "livemostrecent", "model",
+        )  # fmt: skip
         self._drift_alarms = self.counter(
             "armwise_drift_alarms", "Models that were found to have changed.", "model", "direction", "stream"
         )
@@ -190,8 +199,9 @@ class Metrics(Instruments):
         )[()]
         self._snapshot.set(time.time())  # 0 would read as 50 years old until the first refresh
 
-        build = self.gauge("armwise_build_info", "Always 1.", "livemax", "version", "python")
-        build[version("armwise"), platform.python_version()].set(1)
+        self.gauge("armwise_build_info", "Always 1.", "livemax", "version", "python")[
+            version("armwise"), platform.python_version()
+        ].set(1)
 
     def request_done(self, path: str, status: int, *, streamed: bool, seconds: float) -> None:
         """Count an answered request; `path` may be any."""
@@ -295,6 +305,15 @@ class Metrics(Instruments):
     def repeated(self) -> None:
         """Count a question that came again."""
         self._repeats.inc()
+
+    def fitted(self, seconds: float) -> None:
+        """Note how long a fit took."""
+        self._fit_seconds.observe(seconds)
+
+    def label_rates(self, alarms: Mapping[str, bool]) -> None:
+        """Whether people rate a model's replies too often or too rarely to compare it, for each model."""
+        for model, alarm in alarms.items():
+            self._label_rate_alarm[model].set(int(alarm))
 
     def learner_error(self, place: str) -> None:
         """Count a failure of learning; `place` is one of `PLACES`."""
