@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format bench migrate clean
+.PHONY: help run demo test check format bench bench-learning migrate clean
 
 PYTHON ?=
 ARGS ?=
@@ -12,7 +12,7 @@ PIP := .venv/bin/python -m pip --disable-pip-version-check --no-input install --
 DEPENDENCIES := pyproject.toml constraints.txt
 
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 run: .venv/installed ## Serve on http://127.0.0.1:8402, with simulated models until armwise.toml says otherwise
 	@exec .venv/bin/armwise serve $(ARGS)
@@ -34,6 +34,9 @@ format: .venv/installed-dev ## Format the code and repair what the linter can re
 
 bench: .venv/installed-dev ## Measure how much time we add
 	@.venv/bin/python -m benchmarks.load_test $(ARGS)
+
+bench-learning: .venv/installed-dev ## Replay what was learned on real outcomes, for docs/learning.md
+	@.venv/bin/python -m benchmarks.learning_table $(ARGS)
 
 migrate: .venv/installed ## Bring the database to the newest schema (serving does it by itself)
 	@exec .venv/bin/armwise migrate $(ARGS)

@@ -71,7 +71,7 @@ def load(name: str, arguments: argparse.Namespace) -> Outcomes:
         ValueError: the file is not of the format, or lacks a model that is asked for.
     """
     if is_simulated(name):
-        return simulated(name)
+        return simulated(name, models=arguments.models)
     return read(find(name), classifier=arguments.classifier, models=arguments.models)
 
 
@@ -148,7 +148,7 @@ def peer_row(here: Setting, name: str, arguments: argparse.Namespace) -> dict[st
             for seed, given in enumerate(here.streams)
         ]
     except NotInstalled as error:
-        return {"data": judged.name, "policy": name, "not_installed": str(error)}
+        return {"data": judged.name, "policy": name, **about(arguments), "not_installed": str(error)}
     return row(name, runs, here.paid or here.free, arguments.budget, about(arguments))
 
 
@@ -182,10 +182,14 @@ def _number(key: str, form: str) -> Callable[[dict[str, Any]], str]:
 
 
 def commit() -> str:
-    """The commit that was measured, marked when files differ from it."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """The commit that was measured, marked when what was measured differs from it."""
     folder = Path(__file__).parent
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", "../bandit")
+    return git("describe", "--always") + ("-dirty" if changed else "")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,21 +1,18 @@
 """The policies under comparison: what each believes of every model, from what it was told."""
 
 from collections.abc import Callable, Mapping
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
 from bandit.channels import Calibration, Pairs, Rows, bias_covariance, bias_variances, joint_posterior, reading_rows
 from bandit.pooled import Exploration
-from bandit.pooling import Pooled, Spread, Sums, covariance, noise, pool, usable
+from bandit.pooling import Pooled, Spread, Sums, covariance, noise, pool, pool_best, usable
 from benchmarks.streams import Array
 
 FLAT_STRENGTH, FLAT_FLOOR = 50.0, 0.02  # of one Beta per task, as `thompson` has by default
 _LOWEST, _HIGHEST = 0.02, 0.98  # of prior means
 _NEWS = 1.25  # the spread is looked for again when there are so many times more labels, or fewer
-_FEWEST_LABELS = 30.0  # with fewer it is not looked for
-_SCALES = tuple(product((0.25, 1.0, 4.0, 16.0), (0.05, 0.25, 1.0, 4.0, 16.0)))  # of the spread, by arm and by task
 
 
 class Seen(NamedTuple):
@@ -30,7 +27,8 @@ class Known(NamedTuple):
     """All that a policy was told."""
 
     sums: Sums
-    shift: Array  # (n_models,): added to prior means, after a detector's alarm
+    shift: Array  # (n_models,): is added to prior means, after a detector's alarm
+    factor: Array  # (n_models,): multiplies prior variances, likewise
     seen: Seen | None = None  # without a heuristic there is none
 
 
@@ -88,30 +86,20 @@ def _pooled(prior: Array) -> Callable[[Known], Pooled]:
         mean = np.clip(prior + known.shift[:, None, None], _LOWEST, _HIGHEST)
         labels = float(known.sums.n.sum())
         if labels > _NEWS * looked_at or labels < looked_at / _NEWS:
-            spread, looked_at = _likeliest(known.sums, mean), labels
-        found = pool(known.sums, mean, spread)
-        return found if known.seen is None else _with_readings(found, known.sums, known.seen, mean, spread)
+            found = pool_best(known.sums, mean, Spread(), known.factor)
+            spread, looked_at = found.spread or spread, labels
+        else:
+            found = pool(known.sums, mean, spread, known.factor)
+        return found if known.seen is None else _with_readings(found, known, known.seen, spread)
 
     return believe
 
 
-def _likeliest(sums: Sums, mean: Array) -> Spread:
-    """The spread that `pool_best` takes: of highest evidence, a multiple of 4 costing half a unit of it."""
-    if sums.n.sum() < _FEWEST_LABELS:
-        return Spread()
-
-    def score(scales: tuple[float, float]) -> float:
-        evidence = pool(sums, mean, Spread().scaled(*scales)).evidence
-        return evidence - 0.5 * sum((np.log(scale) / np.log(4.0)) ** 2 for scale in scales)
-
-    return Spread().scaled(*max(_SCALES, key=score))
-
-
-def _with_readings(found: Pooled, sums: Sums, seen: Seen, prior: Array, spread: Spread) -> Pooled:
-    """Labels and readings together, around the difficulty that the labels alone gave."""
-    sums, shape = usable(sums), prior.shape
+def _with_readings(found: Pooled, known: Known, seen: Seen, spread: Spread) -> Pooled:
+    """Labels and readings together, around what the labels alone say of the cells' difficulty."""
+    sums, shape = usable(known.sums), found.mean.shape
     n_models, n_tasks, n_tiers = shape
-    base = found.mean.mean(axis=0).reshape(-1)
+    base = (found.mean if found.base is None else found.base).reshape(n_models, -1)
     n = sums.n.reshape(n_models, -1)
     value = sums.s.reshape(n_models, -1) / np.maximum(n, 1e-9) - base
     label = Rows(np.where(n > 0, value, 0.0), n / noise(sums))
@@ -119,13 +107,17 @@ def _with_readings(found: Pooled, sums: Sums, seen: Seen, prior: Array, spread: 
     typical = float(seen.h.sum() / max(seen.n.sum(), 1.0))
     accuracies = [calibration.accuracy(task, typical) for task in seen.pairs for _ in range(n_tiers)]
     calls, good = (part.reshape(n_models, -1) for part in (seen.n, seen.h))
-    rows = [reading_rows(h / np.maximum(k, 1.0), k, accuracies, base) for h, k in zip(good, calls, strict=True)]
-    reading = Rows(*(np.array(part) for part in zip(*rows, strict=True)))
+    rows = [
+        reading_rows(good[model] / np.maximum(calls[model], 1e-9), calls[model], accuracies, base[model])
+        for model in range(n_models)
+    ]
+    reading = Rows(np.array([one.value for one in rows]), np.array([one.precision for one in rows]))
     cells = np.repeat(np.arange(n_tasks), n_tiers)
     doubt = bias_covariance(cells, bias_variances(label, reading, cells, calibration.labelled()))
-    start = (prior - prior.mean(axis=0)).reshape(n_models, -1)
-    mean, variance = joint_posterior(covariance(spread, n_tasks, n_tiers), start, label, reading, doubt)
-    return Pooled((base + mean).reshape(shape), np.sqrt(np.maximum(variance, 1e-9)).reshape(shape), found.evidence)
+    own = known.factor[:, None, None] * covariance(spread, n_tasks, n_tiers)
+    mean, variance = joint_posterior(own, np.zeros(base.shape), label, reading, doubt)
+    sd = np.sqrt(np.maximum(variance, 1e-9)).reshape(shape)
+    return Pooled((base + mean).reshape(shape), sd, found.evidence)
 
 
 def static_prior(prior: Array) -> Learner:

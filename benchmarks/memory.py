@@ -33,7 +33,7 @@ class Memory:
         self.shape = (len(outcomes.models), len(outcomes.tasks), len(PROMPT_TIERS))
         self.sums = Sums(*np.zeros((3, *self.shape)))
         self.labels = np.zeros(self.shape[0])  # that came for each model, whatever they still count
-        self.shift = np.zeros(self.shape[0])
+        self.shift, self.factor = np.zeros(self.shape[0]), np.ones(self.shape[0])
         self.readings = np.zeros((2, *self.shape))
         self.pairs = dict.fromkeys(outcomes.tasks, Pairs())
         self.traffic = np.zeros(self.shape[1:])
@@ -49,7 +49,7 @@ class Memory:
     def known(self) -> Known:
         """All of it, as a policy wants it."""
         seen = None if self.given.readings is None else Seen(*self.readings, self.pairs)
-        return Known(self.sums, self.shift, seen)
+        return Known(self.sums, self.shift, self.factor, seen)
 
     def quizzed(self) -> None:
         """The new model's answers to stored prompts have been rated."""
@@ -121,6 +121,7 @@ class Memory:
             self.alarms.append(Alarm(now, model, alarm.direction))
             self._restarts.setdefault(model, []).append((float(now), change.label_keep))
             self.shift[model] += change.mean_shift
+            self.factor[model] *= change.variance_factor
             for total in self.sums:
                 total[model] *= change.label_keep
             self.readings[:, model] *= change.heuristic_keep

@@ -6,6 +6,8 @@ complex one. Nothing else of real prompts is in it: which models fail together i
 here than it is.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.special import expit, logit
 
@@ -25,11 +27,11 @@ def is_simulated(name: str) -> bool:
     return name.startswith(_PREFIX)
 
 
-def simulated(name: str, seed: int = 0) -> Outcomes:
-    """4,000 prompts and what the models of one source make of them. The same seed gives the same outcomes.
+def simulated(name: str, seed: int = 0, models: Sequence[str] | None = None) -> Outcomes:
+    """4,000 prompts and what the models of one source (or only `models`) make of them. A seed gives the same again.
 
     Raises:
-        ValueError: the table has no such source; names those it has.
+        ValueError: the table has no such source, or the source no such model; names those it has.
     """
     facts = table()
     source = name.removeprefix(_PREFIX)
@@ -37,6 +39,9 @@ def simulated(name: str, seed: int = 0) -> Outcomes:
         known = ", ".join(_PREFIX + one for one in sorted(facts.sources))
         raise ValueError(f"found no source {source!r} in the table of facts; known are {known}")
     rows = {model: row for model, row in facts.models.items() if row.source == source}
+    if absent := set(models or ()) - set(rows):
+        raise ValueError(f"found no model {', '.join(sorted(absent))} of {source}; known are {', '.join(rows)}")
+    rows = {model: row for model, row in rows.items() if models is None or model in models}
     rng = np.random.default_rng(seed)
     task, tier = rng.integers(len(TASK_TYPES), size=_PROMPTS), rng.integers(len(PROMPT_TIERS), size=_PROMPTS)
     known_of = [[row.on(one) for one in TASK_TYPES] for row in rows.values()]

@@ -1,0 +1,136 @@
+"""Which replays the published table is made of."""
+
+import os
+from functools import cache
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.columns import WINDOW, moving_share
+from benchmarks.compare_policies import checked, compare, load, parser, play, setting
+from benchmarks.learners import POLICIES
+from benchmarks.outcomes import Outcomes, find
+from benchmarks.streams import Array
+
+SETS = ("paretobandit", "routerbench11", "zeroeval", "routellm_mmlu", "routerdc7")
+BUDGETS = ("2.3e-4", "6.6e-4", "1.9e-3", "5.3e-3")  # USD per request, as published for ParetoBandit
+_THREE = ("google/gemini-2.5-pro", "mistralai/mistral-large-2512", "meta-llama/llama-3.1-8b-instruct")
+_OURS = ("thompson", "thompson_global", "pooled_thompson")
+_PEERS = ("litellm_quality", "litellm_default")
+_POINTS = 100  # of a curve
+
+
+class Run(NamedTuple):
+    """One command of `compare_policies`, under a heading of the page."""
+
+    section: str
+    arguments: tuple[str, ...]
+    curve: str = ""  # what is drawn over the requests: "regret", or "share" of the model that drops
+
+
+def available() -> tuple[str, ...]:
+    """The sets that are there; simulated ones where none is."""
+    there = []
+    for name in SETS if "ARMWISE_DATA" in os.environ else ():
+        try:
+            find(name)
+        except FileNotFoundError:
+            continue
+        there.append(name)
+    return tuple(there) or ("simulated_paretobandit", "simulated_zeroeval")
+
+
+def runs(sets: tuple[str, ...]) -> list[Run]:
+    """Every replay of the table, the longest first."""
+    priced = next((name for name in sets if name.endswith("paretobandit")), sets[0])
+    many = next((name for name in sets if name.endswith("zeroeval")), sets[-1])
+    longest_first = sorted(sets, key=lambda name: name not in {"routerbench11", "routellm_mmlu"})
+    return [
+        *(run for name in longest_first for run in _quality(name)),
+        *_budgets(priced),
+        *(run for name in dict.fromkeys((priced, many)) for run in _changes(name)),
+    ]
+
+
+def _quality(name: str) -> list[Run]:
+    made = []
+    for rate in ("0.05", "1"):
+        common = ("--data", name, "--feedback-rate", rate, "--seeds", "3")
+        curve = "regret" if rate == "0.05" else ""
+        made.append(Run("Quality", (*common, "--policy", *_OURS, *_PEERS), curve))
+        made.append(Run("Benchmark prior", (*common, "--prior", "benchmark", "--policy", *_OURS)))
+    made.append(Run("Reversed prior", ("--data", name, "--seeds", "3", "--prior", "reversed", "--policy", *_OURS)))
+    return made
+
+
+def _budgets(name: str) -> list[Run]:
+    three = ("--data", name, "--models", *_THREE)
+    published = ("--requests", "1824", "--feedback-rate", "1", "--delay", "0", "--seeds", "10")
+    made = [
+        Run(
+            "Budget, 1,824 requests",
+            (*three, *published, "--prior", prior, "--budget", budget, "--policy", "pooled_thompson", "paretobandit"),
+        )
+        for prior in ("tier", "benchmark")
+        for budget in BUDGETS
+    ]
+    for budget, rate, shock in product(BUDGETS, ("0.05", "1"), ("none", "price")):
+        words = (*three, "--requests", "8000", "--feedback-rate", rate, "--shock", shock, "--seeds", "3")
+        made.append(Run("Budget, 8,000 requests", (*words, "--budget", budget, "--policy", "pooled_thompson")))
+    for rate, quiz in product(("1", "0.05"), ("0", "50")):
+        words = (*three, "--shock", "new-model", "--feedback-rate", rate, "--quiz", quiz, "--budget", "6.6e-4")
+        made.append(Run("New model", (*words, "--seeds", "6", "--policy", "pooled_thompson")))
+    return made
+
+
+def _changes(name: str) -> list[Run]:
+    made = []
+    for rate in ("1", "0.2", "0.05"):
+        words = ("--data", name, "--shock", "drop", "--feedback-rate", rate, "--seeds", "6", "--policy")
+        made.append(Run("Silent drop", (*words, "pooled_thompson", "pooled_unwatched", "thompson"), "share"))
+    for heuristic in ("none", "weak", "biased"):
+        words = ("--data", name, "--heuristic", heuristic, "--seeds", "5", "--policy", "pooled_thompson")
+        made.append(Run("Readings", words))
+    return made
+
+
+@cache
+def _loaded(words: tuple[str, ...]) -> Outcomes:
+    return load(words[0], parser().parse_args(["--data", words[0], *(["--models", *words[1:]] if words[1:] else [])]))
+
+
+def done(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows and the curves of one run. The rows of fixed models stand in the first section alone."""
+    made = parser()
+    arguments = checked(made.parse_args(run.arguments), made)
+    outcomes = _loaded((arguments.data[0], *(arguments.models or ())))
+    rows = [
+        {"section": run.section, "quiz": arguments.quiz, "models": len(outcomes.models), **one}
+        for one in compare(outcomes, arguments)
+        if run.section == "Quality" or not one["policy"].startswith("always ")
+    ]
+    if not run.curve:
+        return rows, []
+    here = setting(outcomes, arguments)
+    curves = []
+    for name in (name for name in arguments.policy if name in POLICIES):
+        each = []
+        for given in here.streams:
+            arms = play(here, given, POLICIES[name](here.prior), arguments.budget).arms
+            if run.curve == "share":
+                each.append(moving_share(arms, here.world.changed)[:: len(arms) // _POINTS])
+            else:
+                each.append(_regret(given.quality, arms, here.free.per_task[0][given.outcomes.task[given.rows]]))
+        at = np.arange(len(each[0])) * (arguments.requests // _POINTS) + (WINDOW // 2 if run.curve == "share" else 0)
+        curves.append({
+            "curve": run.curve, "data": outcomes.name, "policy": name, "feedback_rate": arguments.feedback_rate,
+            "at": at.tolist(), "value": np.mean(each, axis=0).round(4).tolist(),
+        })  # fmt: skip
+    return rows, curves
+
+
+def _regret(quality: Array, arms: np.ndarray[Any, Any], best: Array) -> Array:
+    """Quality lost so far against the best per task, at a hundred places."""
+    lost = (quality * best).sum(axis=1) - quality[np.arange(len(arms)), arms]
+    return np.asarray(np.concatenate([[0.0], lost.cumsum()])[:: len(arms) // _POINTS])
