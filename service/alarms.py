@@ -1,12 +1,14 @@
 """What changed about models, in the database: found by a detector, told by the owner, or seen in the settings."""
 
 import secrets
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, Table, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from bandit.drift import ON_ALARM, ON_EVENT, Alarm, Direction, Event, Restart, Stream
+from bandit.history import ArmRestart
 from bandit.vocabulary import TaskType
 from service.tables import alarms
 
@@ -34,14 +36,6 @@ class AlarmRow(msgspec.Struct, frozen=True, kw_only=True):
     past_readings: float | None = None
     past_mean: float | None = None
     note: str = ""
-
-
-class ArmRestart(NamedTuple):
-    """What a change does to what was learned of an arm before it."""
-
-    arm: str
-    hour: int  # hours since 1970-01-01 UTC: decisions of earlier ones count less
-    restart: Restart
 
 
 def restart_hour(at: float) -> int:
@@ -105,8 +99,13 @@ def public(row: AlarmRow) -> dict[str, Any]:
 
 
 def insert_alarm(connection: Connection, row: AlarmRow) -> None:
-    """Store a change."""
-    connection.execute(insert(alarms), [msgspec.structs.asdict(row)])
+    """Store a change; one that is stored already is left as it is."""
+    connection.execute(upsert_of(connection, alarms).on_conflict_do_nothing(), [msgspec.structs.asdict(row)])
+
+
+def upsert_of(connection: Connection, table: Table) -> sqlite.Insert | postgresql.Insert:
+    """An insert that can say what becomes of rows that are there already, in the words of this database."""
+    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
 
 
 def list_alarms(connection: Connection, *, limit: int, arm: str | None = None) -> list[AlarmRow]:

@@ -9,12 +9,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, and_, func, or_, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from bandit.drift import Stream
 from bandit.posteriors import CellKey
-from bandit.vocabulary import CHANNELS, EXPLICIT_CHANNELS, TASK_TYPES
-from service.alarms import AlarmRow, insert_alarm
+from bandit.vocabulary import EXPLICIT_CHANNELS, TASK_TYPES
+from service.alarms import AlarmRow, insert_alarm, upsert_of
 from service.errors import UnusableData
 from service.tables import cells, decisions, watched, watches
 
@@ -23,6 +22,9 @@ DETECTORS, PRICES = "detectors", "prices"  # names of watches
 _LOOK_BACK_S = 60.0  # how far clocks and long transactions of other processes may put a change into the past
 _STORED_AFTER_S = 5.0  # a decision is counted when it is as old: by then it is stored, with who served it
 _MOST_CELLS = 1_000  # in one look; the rest comes in the next
+# Which detector a channel feeds. Not the channel "reading": it says of the same replies what "heuristic" says, in
+# weights that are learned again each hour, so it may move for every model at once.
+_STREAMS: Mapping[str, Stream] = {**dict.fromkeys(EXPLICIT_CHANNELS, "label"), "heuristic": "heuristic"}
 _CELL_KEY = ("namespace", "arm", "task_type", "tier", "hour", "channel")
 
 
@@ -75,8 +77,8 @@ class News(NamedTuple):
 
 
 def stream_of(channel: str) -> Stream:
-    """Which detector a channel feeds."""
-    return "label" if channel in EXPLICIT_CHANNELS else "heuristic"
+    """Which detector a channel feeds; only those that `read_news` reads."""
+    return _STREAMS[channel]
 
 
 def read_memory(connection: Connection, *, lock: bool = False) -> tuple[int, Memory]:
@@ -128,6 +130,7 @@ _unseen_cells = (
         func.coalesce(watched.c.n, 0), func.coalesce(watched.c.s, 0),
     )
     .select_from(cells.outerjoin(watched, and_(*(cells.c[name] == watched.c[name] for name in _CELL_KEY))))
+    .where(cells.c.channel.in_(sorted(_STREAMS)))
     .where(or_(watched.c.n.is_(None), watched.c.n != cells.c.n, watched.c.s != cells.c.s))
     .order_by(cells.c.hour)
     .limit(_MOST_CELLS)
@@ -143,7 +146,7 @@ def _change(row: Any) -> Change | None:
     key, (n, s, _, seen_n, seen_s) = CellKey(*row[:6]), row[6:11]
     if not all(isinstance(count, int) for count in (key.hour, n, s, seen_n, seen_s)):
         return None
-    if key.task_type not in TASK_TYPES or key.channel not in CHANNELS or not 0 <= s <= n:
+    if key.task_type not in TASK_TYPES or not 0 <= s <= n:
         return None
     return Change(key, n, s, n - seen_n, s - seen_s)
 
@@ -159,11 +162,15 @@ def _calls(connection: Connection, since: float | None, until: float) -> dict[st
 def keep(
     connection: Connection, *, revision: int, memory: Memory, changes: Sequence[Change], alarms: Iterable[AlarmRow]
 ) -> bool:
-    """Store what a look led to, all of it, unless somebody else looked meanwhile: then nothing, and False."""
-    if not replace_watch(connection, DETECTORS, revision, msgspec.json.encode(memory).decode()):
-        return False
+    """Store what a look led to, all of it, unless somebody else looked meanwhile: then nothing, and False.
+
+    May be repeated, when it is not known whether it was committed.
+    """
+    content = msgspec.json.encode(memory).decode()
+    if not replace_watch(connection, DETECTORS, revision, content):
+        return read_watch(connection, DETECTORS) == (revision + 1, content)
     if changes:
-        upsert = _upsert(connection, watched)
+        upsert = upsert_of(connection, watched)
         new = {"n": upsert.excluded.n, "s": upsert.excluded.s}
         rows = [{**change.key._asdict(), "n": change.n, "s": change.s} for change in changes]
         connection.execute(upsert.on_conflict_do_update(index_elements=list(_CELL_KEY), set_=new), rows)
@@ -186,8 +193,4 @@ def replace_watch(connection: Connection, name: str, revision: int, content: str
         found = connection.execute(update(watches).where(mine).values(revision=revision + 1, content=content))
         return found.rowcount > 0
     row: Mapping[str, object] = {"name": name, "revision": 1, "content": content}
-    return connection.execute(_upsert(connection, watches).values(row).on_conflict_do_nothing()).rowcount > 0
-
-
-def _upsert(connection: Connection, table: Any) -> sqlite.Insert | postgresql.Insert:
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    return connection.execute(upsert_of(connection, watches).values(row).on_conflict_do_nothing()).rowcount > 0

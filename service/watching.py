@@ -82,8 +82,9 @@ class Watching:
         self.suspected = frozenset()
 
     def _take(self, settings: Settings, memory: Memory) -> None:
-        self.suspected = frozenset(memory.suspected)
-        self._metrics.suspected({model.name: model.name in self.suspected for model in settings.models})
+        flags = {model.name: model.name in memory.suspected for model in settings.models}
+        self.suspected = frozenset(name for name, flag in flags.items() if flag)
+        self._metrics.suspected(flags)
 
     def _announce(self, drift: Drift, rows: Iterable[AlarmRow]) -> None:
         for row in rows:

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from service import watches
+from service import store, watches
 from service.alarms import told
+from service.auth import key_row, new_key, new_secret
 from service.configuration import read_settings
-from service.database import Database
+from service.database import Database, migrate
 from service.settings import Drift, SimulatedModel
 from service.webhook import Webhook
 from tests.api.asking import ask
@@ -248,6 +249,39 @@ async def test_what_cannot_be_told_says_why(run, three_models, body, status, par
         answer = await reply.json()
     assert (reply.status, answer["error"]["param"]) == (status, param)
     assert status != 404 or "did you mean `m-small`?" in answer["error"]["message"]
+
+
+async def test_who_may_read_and_who_may_tell(run, database_url, three_models):
+    await asyncio.to_thread(migrate, database_url)
+    database, secrets = Database(database_url), {}
+    for scope in ("read", "admin", "chat"):
+        secrets[scope] = new_secret()
+        row = key_row(new_key(secrets[scope], scope, [scope], 1.0))
+        await database.write(lambda connection, row=row: store.insert_key(connection, row))
+    await database.close()
+    service = run(database_url, models=three_models)
+    event = {"model": "m-small", "event": "version"}
+    statuses = {}
+    async with aiohttp.ClientSession(service.url) as http:
+        for scope, secret in [("none", ""), *secrets.items()]:
+            headers = {"authorization": f"Bearer {secret}"} if secret else {}
+            async with (
+                http.get("/v1/alarms", headers=headers) as read,
+                http.post("/v1/events", json=event, headers=headers) as said,
+            ):
+                statuses[scope] = (read.status, said.status)
+    assert statuses == {"none": (401, 401), "read": (200, 403), "admin": (200, 200), "chat": (403, 403)}
+
+
+async def test_switched_off_nobody_looks_and_events_are_taken_all_the_same(run, database_url):
+    service = run(database_url, models=ONE_MODEL, drift=Drift(enabled=False, look_every_s=0.01))
+    async with aiohttp.ClientSession(service.url) as http:
+        await rated(http, ups=5, of=10, rounds=2)
+        async with http.post("/v1/events", json={"model": "only", "event": "version"}) as reply:
+            assert reply.status == 200
+        assert len((await alarms(http))["alarms"]) == 1
+    assert await watched(database_url, watches.PRICES) == ""
+    assert await watched(database_url, watches.DETECTORS) == ""
 
 
 async def test_a_price_changed_in_the_settings_is_an_event(run, database_url, tmp_path):

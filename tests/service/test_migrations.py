@@ -57,6 +57,22 @@ def test_down_with_data_in_place_and_up_again(database_url):
     assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM configs"))) == 0
 
 
+def test_taking_the_alarms_away_leaves_the_rest(database_url):
+    migrate(database_url)
+    for statement in (
+        "INSERT INTO alarms (id, at, event, arm, hour, note) VALUES ('a', 1, 'version', 'small', 1, '')",
+        "INSERT INTO configs (version, content, created_at) VALUES ('v', 'kept', 1)",
+    ):
+        inside(database_url, lambda connection, said=statement: connection.execute(text(said)) and None, write=True)
+    downgrade(database_url, "0002")
+    names = inside(database_url, lambda connection: inspect(connection).get_table_names())
+    assert set(names) == {*FIRST_TABLES, "prompts"}
+    migrate(database_url)
+    assert inside(database_url, differences) == []
+    assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM alarms"))) == 0
+    assert inside(database_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
+
+
 def test_taking_the_prompts_away_leaves_the_rest(database_url):
     migrate(database_url)
     for statement in (

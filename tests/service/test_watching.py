@@ -255,6 +255,21 @@ async def test_a_new_version_begins_its_past_anew_and_a_price_does_not(database)
     assert sum(memory.streams["label"]["small"].past_n) == 200.0
 
 
+async def test_what_is_kept_may_be_said_again_but_not_by_somebody_else(database):
+    memory = watches.Memory(looked_at=NOON)
+    alarm = told("small", "version", NOON)
+
+    async def keep(found):
+        return await database.write(
+            lambda connection: watches.keep(connection, revision=0, memory=found, changes=[], alarms=[alarm])
+        )
+
+    assert await keep(memory)
+    assert await keep(memory)  # the commit was not heard of
+    assert not await keep(replace(memory, looked_at=NOON + 1.0))
+    assert await database.read(list_alarms, limit=9) == [alarm]
+
+
 async def test_heuristics_have_a_detector_of_their_own(database):
     async with watching(database) as looker:
         await looker.look(SETTINGS, NOON)
@@ -262,8 +277,11 @@ async def test_heuristics_have_a_detector_of_their_own(database):
         for share in [0.95] * 60 + [0.6] * 60:
             now += 10.0
             await learned(database, now, 10, 10 * share, channel="heuristic")
+            await learned(database, now, 10, 0, arm="large", channel="reading", calls=0)  # the same replies again
             await looker.look(SETTINGS, now)
+        _, memory = await database.read(watches.read_memory)
     assert [(alarm.stream, alarm.direction) for alarm in await found(database)] == [("heuristic", "down")]
+    assert not any("large" in arms for arms in memory.streams.values())
 
 
 def test_the_settings_say_how_rare_a_false_alarm_is():
