@@ -56,12 +56,10 @@ def money(rows: Sequence[dict[str, Any]], axes: Sequence["Axes"]) -> None:
     priors = list(dict.fromkeys(one["prior"] for one in chosen))
     for panel, prior in zip(axes, priors, strict=False):
         for policy in _LOOKS:
-            some = sorted(
-                (one for one in chosen if (one["policy"], one["prior"]) == (policy, prior)),
-                key=lambda one: one["budget_usd"],
-            )
-            if some:
-                _line(panel, policy, [one["budget_usd"] for one in some], [one["quality"] for one in some], marker="o")
+            mine = (one for one in chosen if (one["policy"], one["prior"]) == (policy, prior))
+            reached = sorted({one["budget_usd"]: one["quality"] for one in mine}.items())
+            if reached:
+                _line(panel, policy, [at for at, _ in reached], [one for _, one in reached], marker="o")
         panel.set(xscale="log", title=f"{prior} prior", xlabel="USD a request", ylabel="quality")
 
 

@@ -19,9 +19,6 @@ from benchmarks.compare_policies import commit
 from benchmarks.learning_runs import available, done, runs
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "learning.json"
-LOCAL = ROOT / "benchmarks" / "results" / "local" / "learning.json"
-PAGE = ROOT / "docs" / "learning.md"
 BEGIN, END = "<!-- tables: written by make bench-learning -->", "<!-- end of tables -->"
 
 _QUALITY: dict[str, tuple[str, ...]] = {
@@ -127,33 +124,46 @@ def between(page: str, tables: str) -> str:
     return f"{head}{BEGIN}\n\n{tables}\n\n{END}{rest.partition(END)[2]}"
 
 
+def publish(results: dict[str, Any], root: Path, *, simulated: bool) -> Path:
+    """Write the results and the page's tables under `root`; simulated ones go where git ignores them, and no page.
+
+    Raises:
+        ValueError: the page has no place for tables.
+    """
+    folder = root / "benchmarks" / "results"
+    target = folder / "local" / "learning.json" if simulated else folder / "learning.json"
+    if not simulated:
+        page = root / "docs" / "learning.md"
+        page.write_text(between(page.read_text(encoding="utf-8"), sections(results["rows"])), encoding="utf-8")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+    return target
+
+
 def main() -> None:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--processes", type=int, default=2, help="replays at a time (default: %(default)s)")
-    made.add_argument("--only", help="only the section of this name; nothing is written")
+    made.add_argument("--only", choices=list(COLUMNS), help="one section; nothing is written")
     arguments = made.parse_args()
     sets = available()
     simulated = sets[0].startswith("simulated_")
     wanted = [run for run in runs(sets) if arguments.only in {None, run.section}]
-    started = time.perf_counter()
+    measured, started = commit(), time.perf_counter()
     with ProcessPoolExecutor(arguments.processes) as pool:
         found = list(pool.map(done, wanted))
-    rows = [one for some, _ in found for one in some]
-    curves = [one for _, some in found for one in some]
-    tables = sections(rows)
-    print(tables)
+    results: dict[str, Any] = {
+        "commit": measured,
+        "data": sets,
+        "arguments": [[run.section, *run.arguments] for run in wanted],
+        "rows": [one for rows, _ in found for one in rows],
+        "curves": [one for _, curves in found for one in curves],
+    }
+    print(sections(results["rows"]))
     print(f"\n{len(wanted)} replays in {time.perf_counter() - started:.0f} s", file=sys.stderr)
     if simulated:
         print("ARMWISE_DATA names no folder with outcome files: these outcomes were simulated.", file=sys.stderr)
-    if arguments.only is not None:
-        return
-    content = {"commit": commit(), "data": sets, "arguments": [[run.section, *run.arguments] for run in wanted]}
-    target = LOCAL if simulated else RESULTS
-    target.parent.mkdir(exist_ok=True)
-    target.write_bytes(msgspec.json.format(msgspec.json.encode(content | {"rows": rows, "curves": curves}), indent=1))
-    if not simulated:
-        PAGE.write_text(between(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
-    print(f"Written: {target}", file=sys.stderr)
+    if arguments.only is None:
+        print(f"Written: {publish(results, ROOT, simulated=simulated)}", file=sys.stderr)
 
 
 if __name__ == "__main__":
