@@ -113,7 +113,7 @@ def faded(
             part = np.zeros((len(arms), len(TASK_TYPES), len(PROMPT_TIERS)))
             np.add.at(part, places, weight[rows] * table.counts[rows, column] / MICRO)
             parts.append(part)
-        scale = most / np.maximum(parts[0].sum(axis=2, keepdims=True), most)
+        scale = np.minimum(1.0, most / np.maximum(parts[0].sum(axis=2, keepdims=True), 1e-9))
         return Sums(*(part * scale for part in parts))
 
     factor, shift = np.ones(len(arms)), np.zeros(len(arms))

@@ -5,6 +5,7 @@ A policy turns a profile into one probability per arm. It holds settings and no 
 """
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -29,6 +30,8 @@ Probabilities = NDArray[np.float64]
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """Settings of one way to choose. Its fields are what `[[policies]]` takes in the settings file."""
+
+    fits: ClassVar[bool] = False  # its cells inform each other: `estimates` is worked out in the background
 
     name: str
 

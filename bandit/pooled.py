@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import ClassVar
 
 import msgspec
 import numpy as np
@@ -20,6 +21,7 @@ from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile
 
 Array = NDArray[np.float64]
 
+_TYPICAL_COIN = 0.2  # variance of one label
 _DIGITS = 6  # of an estimate: equal to the eye is equal in content
 
 
@@ -61,6 +63,8 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     background; a decision looks its cell's up.
     """
 
+    fits: ClassVar[bool] = True
+
     boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
     active: int = 5  # so many arms of highest mean + 1 sd are drawn by their chance of being best
     floor: float = 0.01  # share of traffic that is spread: half evenly over the active arms, half over all
@@ -87,10 +91,19 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
             [[[self.prior_mean(arm, task, tier) for tier in PROMPT_TIERS] for task in TASK_TYPES] for arm in arms]
         )
 
+    def prior_spread(self) -> Spread:
+        """`spread`, or one as narrow as the labels say that a prior file claims to be worth."""
+        if self.prior is None or not self.prior.mass:
+            return self.spread
+        spread = self.spread
+        total = spread.arm + spread.task + spread.tier + spread.cell
+        times = _TYPICAL_COIN / (self.prior.mass + 1.0) / total
+        return spread.scaled(times, times)
+
     def pooled(self, arms: Sequence[Arm], history: History) -> Pooled:
         """Posterior quality of every arm in every cell. `history` is of these arms, in their order."""
         prior = self.prior_means_of(arms) + history.mean_shift[:, None, None]
-        found = pool_best(history.labels, prior, self.spread, history.variance_factor)
+        found = pool_best(history.labels, prior, self.prior_spread(), history.variance_factor)
         if not self.readings:
             return found
         return fuse(history.labels, history.readings, history.calibration, prior, found, history.variance_factor)
@@ -109,7 +122,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         known = beliefs.estimates.get(arm.name)
         if known is not None:
             return known
-        spread = self.spread
+        spread = self.prior_spread()
         variance = spread.arm + spread.task + spread.tier + spread.cell
         return Estimate(self.prior_mean(arm, task_type, tier), variance**0.5)
 

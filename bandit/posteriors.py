@@ -4,12 +4,15 @@ Counts are integers in millionths of a label, so adding and taking back is exact
 a rebuild from the reward log all end in the same numbers.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
 
 from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, PromptTier, Reward, TaskType
+
+_EDGE = 0.001  # an expected quality stays so far from 0 and 1
+_LEAST_LABELS = 0.1  # that an estimate is worth, however wide
 
 MICRO = 1_000_000  # counts are stored in millionths of a label
 
@@ -97,6 +100,18 @@ class Beta(msgspec.Struct, frozen=True):
         """Standard deviation."""
         total = self.alpha + self.beta
         return float((self.alpha * self.beta / (total + 1.0)) ** 0.5 / total)
+
+
+def beta_of(estimates: Sequence[Estimate]) -> Beta:
+    """The Beta with the mean and the variance of some normal estimates, which count alike: how people read them.
+
+    >>> beta_of([Estimate(0.5, 0.05)])
+    Beta(alpha=49.5, beta=49.5)
+    """
+    mean = min(max(sum(one.mean for one in estimates) / len(estimates), _EDGE), 1.0 - _EDGE)
+    variance = sum(one.sd**2 for one in estimates) / len(estimates)
+    n = max(mean * (1.0 - mean) / max(variance, 1e-12) - 1.0, _LEAST_LABELS)
+    return Beta(n * mean, n * (1.0 - mean))
 
 
 def posterior(prior_mean: float, prior_strength: float, evidence: Evidence, heuristic_cap: float) -> Beta:

@@ -11,7 +11,8 @@ from msgspec.structs import fields
 
 from bandit.catalogue import AnyPolicy
 from bandit.policies import Fixed, Random, Rules, StaticTier
-from bandit.thompson import Thompson
+from bandit.pooled import PooledThompson
+from bandit.thompson import PriorMeans, Thompson
 from bandit.vocabulary import MODEL_TIERS
 from service.classifiers.choice import embedding_lacks, nvidia_lacks
 from service.mistakes import listed, suggestion
@@ -173,6 +174,14 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
             yield from _outside(policy, ["floor"], low=0.0, high=1.0)
             yield from _outside(policy, ["heuristic_cap", "cost_weight"], low=0.0)
             yield from _prior(policy)
+        case PooledThompson():
+            yield from _outside(policy, ["floor"], low=0.0, high=1.0)
+            yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
+            yield from _outside(policy, ["active"], low=1)
+            yield from _means(policy.prior_means)
+            for name in ("arm", "task", "tier", "cell"):
+                if not 0.0 < getattr(policy.spread, name) <= 1.0:
+                    yield f"spread.{name}` must be more than 0 and at most 1, found {getattr(policy.spread, name):g}"
         case StaticTier():
             yield from _outside(policy, ["simple_below", "medium_below"], low=0.0)
             yield from _order(policy)
@@ -191,8 +200,12 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
 def _prior(policy: Thompson) -> Iterator[str]:
     if not policy.prior_strength > 0.0:
         yield f"prior_strength` must be more than 0, found {policy.prior_strength:g}"
+    yield from _means(policy.prior_means)
+
+
+def _means(means: PriorMeans) -> Iterator[str]:
     for tier in MODEL_TIERS:
-        for column, mean in enumerate(getattr(policy.prior_means, tier)):
+        for column, mean in enumerate(getattr(means, tier)):
             if not 0.0 < mean < 1.0:
                 yield f"prior_means.{tier}[{column}]` must be more than 0 and less than 1, found {mean:g}"
 
@@ -215,8 +228,8 @@ def _order(thresholds: Any) -> Iterator[str]:
 
 def _routing(settings: Settings) -> Iterator[str]:
     names = dict.fromkeys(policy.name for policy in settings.policies if policy.name)
-    if names and settings.routing.policy not in names:
-        chosen = settings.routing.policy
+    if names and settings.default_policy not in names:
+        chosen = settings.default_policy
         yield f"`routing.policy` is `{chosen}`, which is not among `policies`{suggestion(chosen, names)}"
 
 

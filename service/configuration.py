@@ -13,10 +13,13 @@ import msgspec
 from msgspec.structs import fields
 
 from bandit.policies import Policy
+from bandit.pooled import PooledThompson
+from bandit.priors import PriorTable
 from service.checks import check
 from service.classifiers.choice import wanted_classifier
 from service.errors import ConfigurationError
 from service.mistakes import build
+from service.priors import read_prior
 from service.settings import AnyModel, ClassifierSettings, Database, ModelSection, Retention, Section, Settings
 
 DEFAULT_FILE = Path("armwise.toml")
@@ -51,11 +54,25 @@ def settings_from_toml(text: str, environ: Mapping[str, str], name: str = "armwi
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([_syntax(name, text, str(error))]) from None
     mistakes: list[str] = []
-    settings = build(Settings, raw, "", mistakes)
+    settings = _with_priors(build(Settings, raw, "", mistakes), mistakes)
     mistakes += check(settings, environ)
     if mistakes:
         raise ConfigurationError(mistakes)
     return settings
+
+
+def _with_priors(settings: Settings, mistakes: list[str]) -> Settings:
+    """The settings with the prior files in them that policies name: a decision is repeated from the settings alone."""
+    policies = list(settings.policies)
+    for index, policy in enumerate(policies):
+        if isinstance(policy, PooledThompson) and policy.prior_file:
+            try:
+                prior = read_prior(Path(policy.prior_file))
+            except ConfigurationError as error:
+                mistakes += [f"`policies[{index}].prior_file`: {mistake}" for mistake in error.mistakes]
+            else:
+                policies[index] = msgspec.structs.replace(policy, prior=prior)
+    return msgspec.structs.replace(settings, policies=tuple(policies))
 
 
 def _read(path: Path) -> str:
@@ -107,7 +124,7 @@ def describe(settings: Settings, environ: Mapping[str, str] = os.environ) -> str
         f"database    {_database_shown(database)}",
         f"classifier  {_classifier_shown(classifier, environ)}",
         f"tiers       {_tiers_shown(classifier)}",
-        f"routing     policy {settings.routing.policy}, {_counted(settings.routing.fallbacks, 'fallback')}",
+        f"routing     policy {settings.default_policy}, {_counted(settings.routing.fallbacks, 'fallback')}",
         f"quality     heuristics {heuristics}",
         f"rewards     {metrics}; taken for {settings.rewards.window_days:g} days",
         f"logging     {settings.logging.level}, {settings.logging.format}; prompts are never logged",
@@ -245,4 +262,6 @@ def _changed(path: str, old: msgspec.Struct, new: msgspec.Struct) -> Iterator[st
 def _shown(value: Any) -> str:
     if isinstance(value, str) and "://" in value:
         value = _without_password(value)
+    if isinstance(value, PriorTable):
+        return f"of {_counted(len(value.quality), 'model')}"
     return msgspec.json.encode(value, order="deterministic").decode()

@@ -7,10 +7,10 @@ from sqlalchemy import Connection
 
 from bandit.policies import Policy
 from service import store
+from service.beliefs import decode
 from service.configuration import settings_from_content
 from service.decide import Decision, redecide
 from service.errors import NotFound
-from service.knowledge import decode
 from service.settings import Settings
 from service.setup import safe_policy_of
 

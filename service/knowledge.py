@@ -5,40 +5,23 @@ read each second. Counts are integers and both ways pass the writer's queue, so 
 """
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from hashlib import blake2b
 
-import msgspec
 from sqlalchemy import Connection
 
-from bandit.posteriors import Beliefs, CellKey, Counts, Evidence, evidence_from
-from bandit.vocabulary import Channel
+from bandit.history import Cell
+from bandit.policies import Policy
+from bandit.posteriors import Beliefs, CellKey, Counts, evidence_from
+from bandit.vocabulary import Channel, PromptProfile
 from service import store
+from service.beliefs import Contents, encode, encode_estimates
+from service.ledger import Ledger, cells_by_week
 from service.store import SumKey
 from service.writer import Writer
 
 _SWAP_EVERY_S = 0.5  # decisions within this time are taken on the same snapshot: few versions to store
 _LOOK_BACK_S = 30.0  # how far clocks and long transactions of other processes may put a change into the past
-_KEPT_CONTENTS = 4096
 _FIRST_SPAN_H = 24 * 8
-
-_evidence = msgspec.json.Decoder(dict[str, Evidence])
-
-
-def encode(evidence: Mapping[str, Evidence]) -> str:
-    """Evidence as canonical JSON: arms in order, arms without any left out."""
-    known = {arm: evidence[arm] for arm in sorted(evidence) if evidence[arm] != Evidence()}
-    return msgspec.json.encode(known).decode()
-
-
-def decode(content: str) -> Beliefs:
-    """The beliefs that this content describes, bit for bit."""
-    return Beliefs(_version(content), _evidence.decode(content))
-
-
-def _version(content: str) -> str:
-    return blake2b(content.encode(), digest_size=16).hexdigest()
 
 
 class Knowledge:
@@ -55,12 +38,14 @@ class Knowledge:
         self._cells: dict[CellKey, Counts] = {}
         self._span_h = _FIRST_SPAN_H
         self._horizon = 0  # the first hour known cell by cell
+        self.ledger = Ledger()
         self._since: float | None = None  # the last change seen; None: everything must be read
         self._refreshed_at: float | None = None
         self._stale: set[tuple[str, str]] = set()
         self._snapshots: dict[tuple[str, str], Beliefs] = {}
         self._swapped_at: dict[tuple[str, str], float] = {}
-        self._contents: OrderedDict[str, str] = OrderedDict()
+        self._contents = Contents()
+        self._fits: dict[tuple[str, str], dict[Cell, Beliefs]] = {}  # namespace, policy
 
     def beliefs(self, namespace: str, task_type: str, now: float, *, fresh: bool = False) -> Beliefs:
         """The snapshot to decide on; at most 0.5 s older than the last commit, with `fresh` not at all."""
@@ -86,7 +71,26 @@ class Knowledge:
         for snapshot in self._snapshots.values():  # in use for long, while thousands of others came and went
             if snapshot.version == version:
                 return encode(snapshot.evidence)
+        for fit in self._fits.values():
+            for beliefs in fit.values():
+                if beliefs.version == version:
+                    return encode_estimates(beliefs.estimates)
         raise KeyError(version)
+
+    def believed(self, policy: Policy, namespace: str, profile: PromptProfile, now: float) -> Beliefs:
+        """What `policy` decides on: its last fit if it has fits, else the snapshot of the task type."""
+        fit = self._fits.get((namespace, policy.name)) if policy.fits else None
+        if fit is not None and (beliefs := fit.get((profile.task_type, profile.tier))) is not None:
+            return beliefs
+        return self.beliefs(namespace, profile.task_type, now)
+
+    def fit(self, namespace: str, policy: str) -> Mapping[Cell, Beliefs]:
+        """The last fit of a policy; empty before the first."""
+        return self._fits.get((namespace, policy), {})
+
+    def take_fit(self, namespace: str, policy: str, contents: Mapping[Cell, str]) -> None:
+        """Decide on this fit from now on: cell to the content of its beliefs."""
+        self._fits[namespace, policy] = {cell: self._contents.keep(content) for cell, content in contents.items()}
 
     def cells(self) -> dict[SumKey, Counts]:
         """All sums, by namespace, arm, task type, tier and channel."""
@@ -100,19 +104,20 @@ class Knowledge:
         """Seconds since the database was last read; infinite before."""
         return now - self._refreshed_at if self._refreshed_at is not None else float("inf")
 
-    def load(self, older: Mapping[SumKey, Counts], cells: Mapping[CellKey, Counts] | None = None) -> None:
-        """Forget everything and start from sums over `older` hours and single newer cells."""
+    def load(self, older: Mapping[CellKey, Counts], cells: Mapping[CellKey, Counts] | None = None) -> None:
+        """Forget everything and start from sums over weeks of `older` hours and single newer cells."""
         self._stale.update(self._sums)
         self._sums.clear()
         self._cells.clear()
-        for (namespace, arm, task_type, tier, channel), counts in older.items():
-            self._add((namespace, task_type), (arm, tier, channel), counts)
+        self.ledger.clear()
+        for cell, counts in older.items():
+            self._add(cell, counts)
         self.fold(cells or {})
 
     def fold(self, deltas: Mapping[CellKey, Counts]) -> None:
         """Add what a commit of our own added."""
         for cell, delta in deltas.items():
-            self._add((cell.namespace, cell.task_type), (cell.arm, cell.tier, cell.channel), delta)
+            self._add(cell, delta)
             if cell.hour >= self._horizon:
                 self._cells[cell] = self._cells.get(cell, Counts()).plus(delta)
 
@@ -139,13 +144,13 @@ class Knowledge:
         if self._since is None:
             await writer.call(self._read_all, self._take_all)
 
-    def _read_all(self, connection: Connection) -> tuple[int, float, dict[SumKey, Counts], dict[CellKey, Counts]]:
+    def _read_all(self, connection: Connection) -> tuple[int, float, dict[CellKey, Counts], dict[CellKey, Counts]]:
         now = self._clock()
         horizon = int(now // 3600) - self._span_h
-        older = store.sum_cells(connection, before_hour=horizon)
+        older = cells_by_week(connection, horizon)
         return horizon, now, older, store.cells_from_hour(connection, horizon)
 
-    def _take_all(self, found: tuple[int, float, dict[SumKey, Counts], dict[CellKey, Counts]]) -> None:
+    def _take_all(self, found: tuple[int, float, dict[CellKey, Counts], dict[CellKey, Counts]]) -> None:
         self._horizon, now, older, cells = found
         self.load(older, cells)
         self._since = self._refreshed_at = now
@@ -168,20 +173,16 @@ class Knowledge:
             self._horizon = horizon
             self._cells = {cell: counts for cell, counts in self._cells.items() if cell.hour >= horizon}
 
-    def _add(self, key: tuple[str, str], part: tuple[str, str, Channel], counts: Counts) -> None:
+    def _add(self, cell: CellKey, counts: Counts) -> None:
+        key, part = (cell.namespace, cell.task_type), (cell.arm, cell.tier, cell.channel)
         sums = self._sums.setdefault(key, {})
         sums[part] = sums.get(part, Counts()).plus(counts)
         self._stale.add(key)
+        self.ledger.add(cell, counts)
 
     def _snapshot(self, key: tuple[str, str]) -> Beliefs:
         arms: dict[str, dict[Channel, Counts]] = {}
         for (arm, _tier, channel), counts in list(self._sums.get(key, {}).items()):
             by_channel = arms.setdefault(arm, {})
             by_channel[channel] = by_channel.get(channel, Counts()).plus(counts)
-        content = encode({arm: evidence_from(channels) for arm, channels in arms.items()})
-        beliefs = decode(content)
-        self._contents[beliefs.version] = content
-        self._contents.move_to_end(beliefs.version)
-        if len(self._contents) > _KEPT_CONTENTS:
-            self._contents.popitem(last=False)
-        return beliefs
+        return self._contents.keep(encode({arm: evidence_from(channels) for arm, channels in arms.items()}))

@@ -6,23 +6,41 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv
 
+from bandit.pooled import PooledThompson
+from bandit.posteriors import Beliefs, Beta, beta_of
 from bandit.selection import probability_of_best
 from bandit.thompson import Thompson
-from bandit.vocabulary import TASK_TYPES, PromptTier, TaskType
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, PromptTier, TaskType
 from service.knowledge import Knowledge
 from service.setup import Setup
 
 INTERVAL = 0.95
 
 
-def thompson_of(setup: Setup, name: str | None) -> Thompson:
-    """The Thompson policy whose prior is meant: the named one, else the default, else the first, else plain."""
-    if name is not None and isinstance(found := setup.policies.get(name), Thompson):
+Learner = Thompson | PooledThompson
+
+
+def learner_of(setup: Setup, name: str | None) -> Learner:
+    """The learning policy whose posteriors are meant: the named one, else the default, else the first, else plain."""
+    if name is not None and isinstance(found := setup.policies.get(name), Learner):
         return found
-    if isinstance(setup.default_policy, Thompson):
+    if isinstance(setup.default_policy, Learner):
         return setup.default_policy
-    configured = (policy for policy in setup.policies.values() if isinstance(policy, Thompson))
+    configured = (policy for policy in setup.policies.values() if isinstance(policy, Learner))
     return next(configured, Thompson(name="thompson"))
+
+
+def _betas(
+    learner: Learner, setup: Setup, knowledge: Knowledge, beliefs: Beliefs, task: TaskType, tier: PromptTier | None
+) -> list[Beta]:
+    """One for each arm; without a tier all tiers count alike."""
+    if isinstance(learner, Thompson):
+        return [learner.posterior(arm, beliefs, tier) for arm in setup.arms]
+    fit, tiers = knowledge.fit("", learner.name), PROMPT_TIERS if tier is None else (tier,)
+    return [
+        beta_of([learner.estimate(arm, task, one, fit.get((task, one), Beliefs())) for one in tiers])
+        for arm in setup.arms
+    ]
 
 
 def posterior_cells(
@@ -38,11 +56,11 @@ def posterior_cells(
 
     `tier` takes the prior of that prompt tier; without one the prior is the mean over the tiers.
     """
-    thompson = thompson_of(setup, policy)
+    learner = learner_of(setup, policy)
     cells: list[dict[str, Any]] = []
     for task in TASK_TYPES if task_type is None else (task_type,):
         beliefs = knowledge.beliefs("", task, now, fresh=True)
-        betas = [thompson.posterior(arm, beliefs, tier) for arm in setup.arms]
+        betas = _betas(learner, setup, knowledge, beliefs, task, tier)
         alpha = np.array([beta.alpha for beta in betas])
         beta = np.array([beta.beta for beta in betas])
         chances = probability_of_best(alpha, beta)

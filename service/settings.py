@@ -122,7 +122,7 @@ AnyModel = OpenAICompatibleModel | TranslatedModel | SimulatedModel
 class Routing(Section, frozen=True, kw_only=True):
     """Which policy decides when the caller does not say."""
 
-    policy: str = "pooled_thompson"
+    policy: str = ""  # empty: the first one
     fallbacks: Annotated[int, Meta(ge=0)] = 2  # how many other models may be tried when one fails
 
 
@@ -255,6 +255,11 @@ class Settings(Section, frozen=True, kw_only=True):
     drift: Drift = Drift()
 
     @property
+    def default_policy(self) -> str:
+        """Name of the policy that decides when the caller does not say."""
+        return self.routing.policy or self.policies[0].name
+
+    @property
     def simulated_only(self) -> bool:
         """True when no real model is configured."""
         return all(isinstance(model, SimulatedModel) for model in self.models)
@@ -278,6 +283,6 @@ SIMULATED_MODELS: tuple[AnyModel, ...] = (
 
 __all__ = [
     "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "ClassifierSettings", "Cues", "Database",
-    "Drift", "HeuristicSetting", "Learning", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality", "Retention",
-    "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
+    "Drift", "HeuristicSetting", "Learning", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality",
+    "Retention", "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
 ]  # fmt: skip

@@ -46,6 +46,6 @@ def create_setup(settings: Settings) -> Setup:
         models=enabled,
         arms=tuple(model.arm() for model in enabled.values()),
         policies=policies,
-        default_policy=policies[settings.routing.policy],
+        default_policy=policies[settings.default_policy],
         safe_policy=safe_policy_of(settings),
     )

@@ -88,6 +88,7 @@ async def posteriors(
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     setup, now = parts.setup, time.time()
+    await parts.fitting.fresh(setup)
     cells = await asyncio.to_thread(
         posterior_cells, setup, parts.knowledge, now, task_type=task_type, tier=tier, policy=policy
     )

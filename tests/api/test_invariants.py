@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from bandit.catalogue import AnyPolicy
-from bandit.posteriors import MICRO, Beliefs, Evidence
+from bandit.posteriors import MICRO, Beliefs, Estimate, Evidence
 from bandit.selection import choose, seed_of
 from bandit.thompson import Thompson
-from bandit.vocabulary import Arm, PromptProfile
+from bandit.vocabulary import PROMPT_TIERS, Arm, PromptProfile
 from service import store
 from service.database import Database
 from service.settings import SimulatedModel
@@ -191,22 +191,32 @@ def test_the_learner_never_breaks_serving_with_any_cell(cells):
     from service.wire import decode_request
 
     setup = _setup.get("setup") or _setup.setdefault("setup", create_setup(Settings()))
-    beliefs = Beliefs("v", {name: Evidence(*cell) for name, cell in zip(setup.models, cells, strict=True)})
+    named = dict(zip(setup.models, cells, strict=True))
+    beliefs = Beliefs(
+        "v",
+        {name: Evidence(*cell) for name, cell in named.items()},
+        {name: Estimate(*cell[:2]) for name, cell in named.items()},
+    )
 
     class Poisoned:
-        def beliefs(self, namespace, task_type, now, *, fresh=False):
+        def believed(self, policy, namespace, profile, now):
             return beliefs
 
     request, _ = decode_request(msgspec.json.encode({"messages": MESSAGES}))
     found = ByLength().classify("Explain why the sky is blue.")
     trace = Trace(classifier="length", tiers=ByLength.tiers)
-    decision = decide(setup, Poisoned(), request, Classified(found, trace), now=0.0)
-    assert decision.choice.arm in setup.models
-    assert decision.method in {"auto", "static_fallback"}
-    assert sum(decision.choice.probabilities) == pytest.approx(1.0)
+    for model in ("auto:pooled_thompson", "auto:thompson"):
+        asking = msgspec.structs.replace(request, model=model)
+        decision = decide(setup, Poisoned(), asking, Classified(found, trace), now=0.0)
+        assert decision.choice.arm in setup.models
+        assert decision.method in {"auto", "static_fallback"}
+        assert sum(decision.choice.probabilities) == pytest.approx(1.0)
 
 
 _setup = {}
+
+
+MODELS = ("small", "medium", "large")
 
 
 async def test_the_learner_never_breaks_serving(service):
@@ -218,15 +228,17 @@ async def test_the_learner_never_breaks_serving(service):
     async with aiohttp.ClientSession(service.url) as http:
         reply = await ask(http)
         task_type = reply["routing"]["task_type"]
-        knowledge._contents["poison"] = "{}"
         knowledge._snapshots["", task_type] = poisoned
         knowledge._stale.discard(("", task_type))
         knowledge._swapped_at["", task_type] = float("inf")
-        status, reply = await asked(http)
-        assert status == 200
-        assert reply["routing"]["method"] == "static_fallback"
+        spoiled = Beliefs("spoiled", {}, {name: Estimate(float("nan"), float("inf")) for name in MODELS})
+        knowledge._fits["", "pooled_thompson"] = {(task_type, tier): spoiled for tier in PROMPT_TIERS}
+        for model in ("auto:thompson", "auto:pooled_thompson"):
+            status, reply = await asked(http, model=model)
+            assert status == 200
+            assert reply["routing"]["method"] == "static_fallback"
         async with http.get("/metrics") as answer:
-            assert 'armwise_learner_errors_total{place="policy"} 1.0' in await answer.text()
+            assert 'armwise_learner_errors_total{place="policy"} 2.0' in await answer.text()
 
 
 def test_every_policy_is_in_the_catalogue():

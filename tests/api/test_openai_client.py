@@ -28,7 +28,7 @@ def test_a_plain_call_carries_decision_and_routing(client):
     assert sum(routing["eligible"].values()) == pytest.approx(1.0)
     assert float(raw.headers["x-armwise-cost-usd"]) > 0
     assert float(raw.headers["x-armwise-overhead-ms"]) >= 0
-    assert raw.headers["x-armwise-policy"] == "thompson"
+    assert raw.headers["x-armwise-policy"] == "pooled_thompson"
     assert raw.headers["x-armwise-tier"] in {"simple", "medium", "complex"}
     assert raw.headers["x-armwise-task-type"] == routing["task_type"]
 
@@ -82,7 +82,7 @@ def test_structured_output_is_parsed(client):
 def test_these_names_route(client, model):
     routing = client.chat.completions.create(model=model, messages=HELLO).model_extra["routing"]
     assert routing["method"] == "auto"
-    assert routing["policy"] == (model.partition(":")[2] or "thompson")
+    assert routing["policy"] == (model.partition(":")[2] or "pooled_thompson")
 
 
 def test_a_named_model_serves(client):

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from bandit.posteriors import CellKey, Counts, Evidence
 from service import store
-from service.knowledge import Knowledge, decode, encode
+from service.beliefs import decode, encode
+from service.knowledge import Knowledge
 from service.learn import Measurement
 from service.settings import Database as DatabaseSettings
 from service.writer import Writer
@@ -112,7 +113,7 @@ def test_contents_of_earlier_versions_are_still_there():
 
 def test_replacing_sets_and_folding_adds():
     knowledge = Knowledge()
-    knowledge.load({("", "small", TASK, "simple", "thumb"): good(10)}, {cell(): good(1)})
+    knowledge.load({cell(hour=84): good(10)}, {cell(): good(1)})
     knowledge.replace({cell(): good(3), cell("large"): good(1)})
     knowledge.replace({cell(): good(3)})
     knowledge.fold({cell(): good(1)})

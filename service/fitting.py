@@ -1,0 +1,99 @@
+"""The background work of policies whose cells inform each other: all that was measured, turned into estimates.
+
+A fit takes tens of milliseconds, so it runs in a thread, when 200 labels came or five seconds after the last; decisions
+meanwhile are taken on the fit before. A fit that fails leaves the last one in place.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+
+from bandit.channels import Calibration
+from bandit.history import ArmRestart, Cell, Memory, Table, faded
+from bandit.policies import Policy
+from bandit.posteriors import Beliefs
+from bandit.vocabulary import Arm, PromptProfile
+from service.beliefs import encode_estimates
+from service.knowledge import Knowledge
+from service.metrics import Metrics
+from service.setup import Setup
+
+log = logging.getLogger("armwise")
+
+_HOUR_S = 3600.0
+_AT_LEAST_EVERY_S = 600.0  # old labels fade though nothing new comes
+
+
+class Fitting:
+    """Works out estimates, and hands them to `knowledge`. Belongs to the event loop."""
+
+    def __init__(self, knowledge: Knowledge, metrics: Metrics) -> None:
+        self._knowledge = knowledge
+        self._metrics = metrics
+        self._restarts: tuple[ArmRestart, ...] = ()
+        self._calibration = Calibration()
+        self._setup: Setup | None = None
+        self._at = float("-inf")
+        self._labels = 0.0
+        self._changes = -1
+
+    def told(self, restarts: Sequence[ArmRestart], calibration: Calibration) -> None:
+        """What is known of changed models and of the heuristics; a change of either calls for a new fit."""
+        if (tuple(restarts), calibration) != (self._restarts, self._calibration):
+            self._restarts, self._calibration = tuple(restarts), calibration
+            self._changes = -1
+
+    async def fresh(self, setup: Setup) -> None:
+        """Fit now, if anything was learned since the last time."""
+        if self._knowledge.ledger.changes != self._changes:
+            await self.refresh(setup)
+
+    def due(self, setup: Setup, now: float) -> bool:
+        """Whether enough has changed since the last fit."""
+        ledger, since = self._knowledge.ledger, now - self._at
+        if setup is not self._setup or since >= _AT_LEAST_EVERY_S:
+            return True
+        if ledger.labels - self._labels >= setup.settings.learning.fit_labels:
+            return True
+        return ledger.changes != self._changes and since >= setup.settings.learning.fit_every_s
+
+    async def refresh(self, setup: Setup, now: float | None = None) -> None:
+        """Fit every policy of `setup` that has estimates. Never raises: a failure is logged and counted."""
+        now = time.time() if now is None else now
+        ledger = self._knowledge.ledger
+        self._setup, self._at, self._labels, self._changes = setup, now, ledger.labels, ledger.changes
+        for policy in setup.policies.values():
+            if not policy.fits:
+                continue
+            started = time.perf_counter()
+            table = ledger.table("")
+            try:
+                memory = setup.settings.learning.memory
+                contents = await asyncio.to_thread(
+                    fitted, policy, setup.arms, table, now / _HOUR_S, memory, self._restarts, self._calibration
+                )
+            except Exception:  # learning may never break serving, whatever is in a cell
+                log.exception("policy %s could not be fitted; it decides on its last fit", policy.name)
+                self._metrics.learner_error("fit")
+                continue
+            self._knowledge.take_fit("", policy.name, contents)
+            self._metrics.fitted(time.perf_counter() - started)
+
+
+def fitted(
+    policy: Policy,
+    arms: Sequence[Arm],
+    table: Table,
+    now_h: float,
+    memory: Memory,
+    restarts: Sequence[ArmRestart],
+    calibration: Calibration,
+) -> dict[Cell, str]:
+    """The content of each cell's beliefs; makes their probabilities known beforehand, so that a decision looks up."""
+    history = faded(table, [arm.name for arm in arms], now_h, memory, restarts, calibration)
+    contents = {}
+    for cell, estimates in policy.estimates(arms, history).items():
+        contents[cell] = encode_estimates(estimates)
+        policy.probabilities(PromptProfile(task_type=cell[0], tier=cell[1]), arms, Beliefs("", {}, estimates))
+    return contents
