@@ -99,30 +99,52 @@ def setting(outcomes: Outcomes, arguments: argparse.Namespace) -> Setting:
 def compare(outcomes: Outcomes, arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows of one file."""
     here = setting(outcomes, arguments)
-    best, budget = here.paid or here.free, arguments.budget
+    return rows_of(here, played(here, arguments), arguments)
 
+
+def played(here: Setting, arguments: argparse.Namespace) -> dict[str, list[Replayed] | str]:
+    """What everybody did with each stream, by name; of a peer that is not installed, how its package is got."""
     chosen = [baselines(given, here.free, here.paid) for given in here.streams]
-    rows = [
-        row(
-            name,
-            [(given, Replayed(arms[name], 0.0)) for given, arms in zip(here.streams, chosen, strict=True)],
-            best, budget, about(arguments),
-        )
-        for name in chosen[0]
-    ]  # fmt: skip
-    for name in dict.fromkeys(["static_prior", *arguments.policy]):
+    done: dict[str, list[Replayed] | str] = {name: [Replayed(arms[name], 0.0) for arms in chosen] for name in chosen[0]}
+    for name in ("static_prior", *arguments.policy):
         if name in PEERS:
-            rows.append(peer_row(here, name, arguments))
-        else:
-            runs = [(given, play(here, given, POLICIES[name](here.prior), budget)) for given in here.streams]
-            rows.append(row(name, runs, best, budget, about(arguments)))
-    return rows
+            done[name] = play_peer(here, name, arguments.budget)
+        elif name not in done:
+            done[name] = [play(here, given, POLICIES[name](here.prior), arguments.budget) for given in here.streams]
+    return done
+
+
+def rows_of(
+    here: Setting, done: dict[str, list[Replayed] | str], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """The rows of the table."""
+    told, best = about(arguments), here.paid or here.free
+    return [
+        {"data": here.judged.name, "policy": name, **told, "not_installed": replays}
+        if isinstance(replays, str)
+        else row(name, list(zip(here.streams, replays, strict=True)), best, arguments.budget, told)
+        for name, replays in done.items()
+    ]
 
 
 def play(here: Setting, given: Stream, learner: Learner, budget_usd: float | None) -> Replayed:
     """Replay a policy of ours, which keeps to the budget where there is one."""
     pacer = None if budget_usd is None else Pacer(budget_usd=budget_usd)
     return replay(given, learner, pacer, here.typical_usd)
+
+
+def play_peer(here: Setting, name: str, budget_usd: float | None) -> list[Replayed] | str:
+    """Replay another router, or say how its package is got."""
+    judged = here.judged
+    order = np.argsort(np.argsort(-judged.quality.mean(axis=0), kind="stable"))
+    arms = [
+        PeerArm(arm.name, arm.tier, int(rank), float(cost))
+        for arm, rank, cost in zip(arms_of(judged), order, judged.cost_usd.mean(axis=0), strict=True)
+    ]
+    try:
+        return [replay_peer(given, PEERS[name](arms, seed, budget_usd)) for seed, given in enumerate(here.streams)]
+    except NotInstalled as error:
+        return str(error)
 
 
 def about(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -132,24 +154,6 @@ def about(arguments: argparse.Namespace) -> dict[str, Any]:
         "classifier": arguments.classifier, "heuristic": arguments.heuristic, "budget_usd": arguments.budget,
         "shock": arguments.shock,
     }  # fmt: skip
-
-
-def peer_row(here: Setting, name: str, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What another router came to, or how its package is got."""
-    judged = here.judged
-    order = np.argsort(np.argsort(-judged.quality.mean(axis=0), kind="stable"))
-    arms = [
-        PeerArm(arm.name, arm.tier, int(rank), float(cost))
-        for arm, rank, cost in zip(arms_of(judged), order, judged.cost_usd.mean(axis=0), strict=True)
-    ]
-    try:
-        runs = [
-            (given, replay_peer(given, PEERS[name](arms, seed, arguments.budget)))
-            for seed, given in enumerate(here.streams)
-        ]
-    except NotInstalled as error:
-        return {"data": judged.name, "policy": name, **about(arguments), "not_installed": str(error)}
-    return row(name, runs, here.paid or here.free, arguments.budget, about(arguments))
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.columns import WINDOW, moving_share
-from benchmarks.compare_policies import checked, compare, load, parser, play, setting
+from benchmarks.compare_policies import checked, load, parser, played, rows_of, setting
 from benchmarks.learners import POLICIES
 from benchmarks.outcomes import Outcomes, find
 from benchmarks.streams import Array
@@ -105,23 +105,23 @@ def done(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     made = parser()
     arguments = checked(made.parse_args(run.arguments), made)
     outcomes = _loaded((arguments.data[0], *(arguments.models or ())))
+    here = setting(outcomes, arguments)
+    replays = played(here, arguments)
     rows = [
         {"section": run.section, "quiz": arguments.quiz, "models": len(outcomes.models), **one}
-        for one in compare(outcomes, arguments)
+        for one in rows_of(here, replays, arguments)
         if run.section == "Quality" or not one["policy"].startswith("always ")
     ]
-    if not run.curve:
-        return rows, []
-    here = setting(outcomes, arguments)
     curves = []
-    for name in (name for name in arguments.policy if name in POLICIES):
+    for name, mine in replays.items():
+        if not run.curve or isinstance(mine, str) or name not in POLICIES or name not in arguments.policy:
+            continue
         each = []
-        for given in here.streams:
-            arms = play(here, given, POLICIES[name](here.prior), arguments.budget).arms
+        for given, one in zip(here.streams, mine, strict=True):
             if run.curve == "share":
-                each.append(moving_share(arms, here.world.changed)[:: len(arms) // _POINTS])
+                each.append(moving_share(one.arms, here.world.changed)[:: len(one.arms) // _POINTS])
             else:
-                each.append(_regret(given.quality, arms, here.free.per_task[0][given.outcomes.task[given.rows]]))
+                each.append(_regret(given.quality, one.arms, here.free.per_task[0][given.outcomes.task[given.rows]]))
         at = np.arange(len(each[0])) * (arguments.requests // _POINTS) + (WINDOW // 2 if run.curve == "share" else 0)
         curves.append({
             "curve": run.curve, "data": outcomes.name, "policy": name, "feedback_rate": arguments.feedback_rate,
