@@ -19,6 +19,7 @@ from scipy.special import ndtr
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
+CUSHION = 3.0
 REPRICE_EVERY = 200  # requests; sooner when a price or the set of arms changes
 
 _MOST_USD = 1_000.0  # no call costs more: a meter or a price list that says so is broken, and is not believed
@@ -124,7 +125,7 @@ class Pacer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     margin: float = 0.997  # share of the budget that is aimed at
     horizon: float = 1_000.0  # requests in which a debt is paid back, and for which savings are kept
     gain: float = 0.05  # quality points by which a debt of `horizon` budgets makes one budget dearer
-    cushion: float = 3.0  # calls of an arm that there must be room for, as one may cost several times the expected
+    cushion: float = CUSHION  # calls of an arm that there must be room for, as one may cost several times the expected
     requests: int | None = None  # how many there will be in all, where that is known
 
     @property
@@ -174,8 +175,13 @@ def affordable(pacer: Pacer, state: PacerState, cost_usd: Vector) -> NDArray[np.
     for one call only, a dear call that turns out dearer would close the middling arms until its debt is paid.
     At the defaults an arm dearer than about 340 budgets is never open, as savings lapse.
     """
+    return affordable_within(room_usd(pacer, state), cost_usd, pacer.cushion)
+
+
+def affordable_within(room: float, cost_usd: Vector, cushion: float = CUSHION) -> NDArray[np.bool_]:
+    """Arms for `cushion` calls of which `room` dollars are enough, and always the cheapest; see `affordable`."""
     known = _believed(cost_usd)
-    return np.asarray((pacer.cushion * known <= room_usd(pacer, state)) | (known <= known.min(initial=np.inf)))
+    return np.asarray((cushion * known <= room) | (known <= known.min(initial=np.inf)))
 
 
 def _believed(cost_usd: Vector) -> Vector:

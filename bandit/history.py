@@ -50,6 +50,7 @@ class History(NamedTuple):
     calibration: Calibration  # how far readings may be trusted
     variance_factor: Vector  # (n_arms,): multiplies the prior's variance after a restart
     mean_shift: Vector  # (n_arms,): is added to the prior's mean after a restart
+    output_tokens: Mapping[tuple[str, TaskType], float] = {}  # mean length of an arm's replies on a task type
 
 
 class Table(NamedTuple):

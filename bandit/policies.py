@@ -23,6 +23,7 @@ from bandit.vocabulary import (
     PromptTier,
     TaskType,
     Terms,
+    Trade,
 )  # fmt: skip
 
 Probabilities = NDArray[np.float64]
@@ -50,6 +51,12 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         Worked out in the background; a decision finds its cell's in `beliefs.estimates`. Empty for other policies.
         """
         return {}
+
+    def trade(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> tuple[Trade, ...]:
+        """What each arm offers, quality for money, in the order of `arms`; empty for policies that do not weigh it."""
+        return ()
 
     def reason(self, profile: PromptProfile) -> str:
         """Say in words why this policy leans the way it does for `profile`; empty when numbers say it all."""
@@ -164,6 +171,12 @@ class StaticTier(Policy, frozen=True, tag="static_tier"):
     ) -> Probabilities:
         return one_hot(nearest_tier(arms, MODEL_TIER_FOR[self.tier(profile)]), len(arms))
 
+    def trade(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> tuple[Trade, ...]:
+        """What each arm offers, quality for money, in the order of `arms`; empty for policies that do not weigh it."""
+        return ()
+
     def reason(self, profile: PromptProfile) -> str:
         score = compass_score(profile.task_type, profile.scores)
         return f"tier score {score:.2f} asks for the {self.tier(profile)} tier"
@@ -203,6 +216,12 @@ class Rules(Policy, frozen=True, tag="rules"):
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> Probabilities:
         return one_hot(nearest_tier(arms, self.ruling(profile)[0]), len(arms))
+
+    def trade(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> tuple[Trade, ...]:
+        """What each arm offers, quality for money, in the order of `arms`; empty for policies that do not weigh it."""
+        return ()
 
     def reason(self, profile: PromptProfile) -> str:
         tier, rule = self.ruling(profile)

@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.costs import expected_cost
+from bandit.budget import affordable_within, cheapest_good_enough
+from bandit.costs import expected_cost, rounded_tokens
 from bandit.fusion import fuse
 from bandit.history import Cell, History
 from bandit.policies import Policy, Probabilities
@@ -17,9 +18,10 @@ from bandit.posteriors import Beliefs, Estimate
 from bandit.priors import PriorTable
 from bandit.selection import probability_of_best_normal
 from bandit.thompson import PriorMeans
-from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms
+from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
 
 Array = NDArray[np.float64]
+Objective = Literal["quality", "budget", "floor"]
 
 _TYPICAL_COIN = 0.2  # variance of one label
 _DIGITS = 6  # of an estimate: equal to the eye is equal in content
@@ -74,6 +76,11 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     spread: Spread = Spread()
     readings: bool = True  # hear the heuristics, as far as labels confirm them
     cost_weight: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
+    objective: Objective = "quality"  # or "budget": the best quality for so much; "floor": the cheapest that is as good
+    usd_per_request: float = 0.0  # with "budget": mean cost of a request
+    usd_per_day: float = 0.0  # with "budget", instead: for all requests of a day (UTC)
+    within: float = 0.02  # with "floor": how far below the best quality is good enough
+    certainty: float = 0.9  # with "floor": how sure that must be
 
     @property
     def exploration(self) -> Exploration:
@@ -111,8 +118,12 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     def estimates(self, arms: Sequence[Arm], history: History) -> Mapping[Cell, Mapping[str, Estimate]]:
         found = self.pooled(arms, history)
         mean, sd = np.round(found.mean, _DIGITS).tolist(), np.round(found.sd, _DIGITS).tolist()
+        tokens = history.output_tokens
         return {
-            (task, tier): {arm.name: Estimate(mean[k][t][z], sd[k][t][z]) for k, arm in enumerate(arms)}
+            (task, tier): {
+                arm.name: Estimate(mean[k][t][z], sd[k][t][z], tokens.get((arm.name, task), 0.0))
+                for k, arm in enumerate(arms)
+            }
             for t, task in enumerate(TASK_TYPES)
             for z, tier in enumerate(PROMPT_TIERS)
         }
@@ -130,17 +141,63 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> Probabilities:
         cell = [self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms]
-        price = self.cost_weight + terms.usd_price
-        shift = tuple(price * expected_cost(arm, profile) for arm in arms) if price else ()
         means, sds = tuple([one.mean for one in cell]), tuple([one.sd for one in cell])
-        return np.array(_chances(means, sds, shift, self.exploration))
+        price = self.cost_weight + terms.usd_price
+        if not price and terms.room_usd is None and self.objective != "floor":
+            return np.array(_chances(means, sds, (), (), self.exploration))
+        costs = _costs(profile, arms, cell)
+        if self.objective == "floor":
+            return np.array(_cheapest(means, sds, costs, self.within, 1.0 - self.certainty, self.exploration))
+        shift = tuple([price * cost for cost in costs])
+        room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
+        return np.array(_chances(means, sds, shift, room, self.exploration))
+
+    def trade(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> tuple[Trade, ...]:
+        cell = [self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms]
+        price = self.cost_weight + terms.usd_price
+        costs = _costs(profile, arms, cell)
+        return tuple(
+            Trade(arm=arm.name, quality=one.mean, sd=one.sd, cost_usd=cost, worth=one.mean - price * cost)
+            for arm, one, cost in zip(arms, cell, costs, strict=True)
+        )
+
+
+def _costs(profile: PromptProfile, arms: Sequence[Arm], cell: Sequence[Estimate]) -> tuple[float, ...]:
+    """Expected USD on each arm; prompts of about the same length are the same, so that answers are remembered."""
+    like = msgspec.structs.replace(profile, prompt_tokens=rounded_tokens(profile.prompt_tokens))
+    return tuple([expected_cost(arm, like, one.output_tokens) for arm, one in zip(arms, cell, strict=True)])
 
 
 @lru_cache(maxsize=8192)
 def _chances(
-    means: tuple[float, ...], sds: tuple[float, ...], shift: tuple[float, ...], exploration: Exploration
+    means: tuple[float, ...],
+    sds: tuple[float, ...],
+    shift: tuple[float, ...],
+    room: tuple[bool, ...],
+    exploration: Exploration,
 ) -> tuple[float, ...]:
-    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up."""
+    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up. No `room`: for every arm."""
     utility = np.array(means) - np.array(shift) if shift else np.array(means)
-    found = chances(Pooled(utility[:, None, None], np.array(sds)[:, None, None], 0.0), exploration)
-    return tuple(found[0, 0].tolist())
+    affordable = np.array(room) if room else np.ones(len(means), dtype=bool)
+    some = Pooled(utility[affordable][:, None, None], np.array(sds)[affordable][:, None, None], 0.0)
+    found = np.zeros(len(means))
+    found[affordable] = chances(some, exploration)[0, 0]
+    return tuple(found.tolist())
+
+
+@lru_cache(maxsize=8192)
+def _cheapest(
+    means: tuple[float, ...],
+    sds: tuple[float, ...],
+    costs: tuple[float, ...],
+    within: float,
+    doubt: float,
+    exploration: Exploration,
+) -> tuple[float, ...]:
+    """The cheapest arm that is good enough, and the floor for the others; remembered."""
+    mean, sd, cost = np.array(means), np.array(sds), np.array(costs)
+    found = np.full(len(means), exploration.floor / len(means))
+    found[cheapest_good_enough(mean, sd, cost, within, doubt)] += 1.0 - exploration.floor
+    return tuple(found.tolist())

@@ -82,6 +82,7 @@ class Estimate(msgspec.Struct, frozen=True, array_like=True):
 
     mean: float
     sd: float
+    output_tokens: float = 0.0  # of its replies to such prompts; 0: not known
 
 
 class Beta(msgspec.Struct, frozen=True):

@@ -113,6 +113,16 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 FREE = Terms()
 
 
+class Trade(msgspec.Struct, frozen=True, kw_only=True):
+    """What one arm offered in a decision: quality for money."""
+
+    arm: str
+    quality: float  # expected
+    sd: float
+    cost_usd: float  # expected
+    worth: float  # quality less what the cost is worth at the price of money
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """One draw, with the exact probabilities it was drawn from. Made only by `bandit.selection.choose`."""
 
