@@ -199,6 +199,20 @@ watched = Table(
     Column("s", BigInteger, nullable=False),
 )
 
+# What the owner switched, in the order in which it was done; rows are only ever added.
+controls = Table(
+    "controls",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("at", Double, nullable=False),
+    Column("action", String(16), nullable=False),  # freeze, unfreeze, reset, rollback, off, on
+    Column("task_type", String(32)),  # NULL: all
+    Column("arm", String(128)),  # NULL: all
+    Column("who", String(128), nullable=False),  # name of an API key, or of a person at the command line
+    Column("note", Text, nullable=False),
+    Column("content", Text, nullable=False),  # service.controls.Saved as JSON
+)
+
 # What a decision was taken on: evidence and settings, stored once per content.
 beliefs = Table(
     "beliefs",
@@ -213,6 +227,18 @@ configs = Table(
     Column("version", String(64), primary_key=True),
     Column("content", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+# What was granted and spent, in billionths of a dollar; day 0: since the beginning.
+budgets = Table(
+    "budgets",
+    metadata,
+    Column("name", String(160), primary_key=True),  # a policy, or "key:" and an API key's id
+    Column("day", Integer, primary_key=True),  # since 1970-01-01 UTC
+    Column("requests", BigInteger, nullable=False),
+    Column("granted", BigInteger, nullable=False),
+    Column("spent", BigInteger, nullable=False),
+    Column("updated_at", Double, nullable=False),
 )
 
 keys = Table(
