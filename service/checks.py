@@ -21,6 +21,7 @@ from service.settings import (
     ClassifierSettings,
     Cues,
     Database,
+    Drift,
     OpenAICompatibleModel,
     Settings,
     SimulatedModel,
@@ -47,6 +48,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_classifier(settings.classifier, environ),
         *_heuristics(settings),
         *_rewards(settings),
+        *_drift(settings.drift, environ),
     ]
 
 
@@ -175,13 +177,7 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
             yield from _outside(policy, ["heuristic_cap", "cost_weight"], low=0.0)
             yield from _prior(policy)
         case PooledThompson():
-            yield from _outside(policy, ["floor"], low=0.0, high=1.0)
-            yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
-            yield from _outside(policy, ["active"], low=1)
-            yield from _means(policy.prior_means)
-            for name in ("arm", "task", "tier", "cell"):
-                if not 0.0 < getattr(policy.spread, name) <= 1.0:
-                    yield f"spread.{name}` must be more than 0 and at most 1, found {getattr(policy.spread, name):g}"
+            yield from _pooled(policy)
         case StaticTier():
             yield from _outside(policy, ["simple_below", "medium_below"], low=0.0)
             yield from _order(policy)
@@ -195,6 +191,19 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
                     yield f"{name}` is `{cue}`, which is no list of `classifier.cues`{suggestion(cue, known)}"
         case Fixed() | Random():
             pass
+
+
+def _pooled(policy: PooledThompson) -> Iterator[str]:
+    yield from _outside(policy, ["floor", "certainty"], low=0.0, high=1.0)
+    yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
+    yield from _outside(policy, ["active"], low=1)
+    yield from _outside(policy, ["usd_per_request", "usd_per_day", "within"], low=0.0)
+    if policy.objective == "budget" and (policy.usd_per_request > 0.0) == (policy.usd_per_day > 0.0):
+        yield 'objective` is "budget": set one of `usd_per_request` and `usd_per_day`'
+    yield from _means(policy.prior_means)
+    for name in ("arm", "task", "tier", "cell"):
+        if not 0.0 < getattr(policy.spread, name) <= 1.0:
+            yield f"spread.{name}` must be more than 0 and at most 1, found {getattr(policy.spread, name):g}"
 
 
 def _prior(policy: Thompson) -> Iterator[str]:
@@ -267,3 +276,8 @@ def _rewards(settings: Settings) -> Iterator[str]:
     if not metrics:
         yield "`rewards.metrics` is empty: feedback needs at least one metric to be about"
     yield from _names("rewards.metrics", [metric.name for metric in metrics])
+
+
+def _drift(drift: Drift, environ: Mapping[str, str]) -> Iterator[str]:
+    if drift.webhook_url_env:
+        yield from _variable("drift.webhook_url_env", drift.webhook_url_env, environ, "the webhook's URL")

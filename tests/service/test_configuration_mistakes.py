@@ -231,6 +231,14 @@ def openai_model(**said):
         ('database.url = "postgresql://me:hidden@host/name"', "`database.url` holds a password"),
         ('database.url = "postgresql://host/name?password=hidden"', "`database.url` holds a password"),
         ('database.url_env = "ABSENT"', "`database.url_env` names the environment variable `ABSENT`, which is not set"),
+        (
+            'drift.webhook_url_env = "ABSENT"',
+            "`drift.webhook_url_env` names the environment variable `ABSENT`, which is not set",
+        ),
+        (
+            'drift.webhook_url_env = "https://hooks.example/hidden"',
+            "`drift.webhook_url_env` must be the name of an environment variable that holds the webhook's URL, not",
+        ),
     ],
 )
 def test_a_mistake_of_meaning_is_named_and_no_secret_is_shown(text, mistake):
@@ -242,8 +250,9 @@ def test_a_mistake_of_meaning_is_named_and_no_secret_is_shown(text, mistake):
 
 def test_variables_that_are_set_are_no_mistake():
     text = openai_model(api_key_env="KEY", headers={"X-Team": "$team"}) + '\n[database]\nurl_env = "URL"'
-    assert mistakes_of(text, {"KEY": "k", "team": "t", "URL": "postgresql://me:pw@host/name"}) == []
-    assert len(mistakes_of(text, {"KEY": "", "team": "t", "URL": "u"})) == 1
+    text += '\n[drift]\nwebhook_url_env = "HOOK"'
+    assert mistakes_of(text, {"KEY": "k", "team": "t", "URL": "postgresql://me:pw@host/name", "HOOK": "h"}) == []
+    assert len(mistakes_of(text, {"KEY": "", "team": "t", "URL": "u", "HOOK": "h"})) == 1
 
 
 def test_a_model_that_is_not_used_needs_no_key():
