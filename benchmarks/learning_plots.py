@@ -61,6 +61,9 @@ def money(rows: Sequence[dict[str, Any]], axes: Sequence["Axes"]) -> None:
             if reached:
                 _line(panel, policy, [at for at, _ in reached], [one for _, one in reached], marker="o")
         panel.set(xscale="log", title=f"{prior} prior", xlabel="USD a request", ylabel="quality")
+        budgets = sorted({one["budget_usd"] for one in chosen})
+        panel.set_xticks(budgets, labels=[f"{budget:.1e}".replace("e-0", "e-") for budget in budgets])
+        panel.set_xticks([], minor=True)
 
 
 def adaptation(curves: Sequence[dict[str, Any]], axes: Sequence["Axes"]) -> None:
@@ -97,10 +100,10 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
             ("learning-budget", money, 2, results["rows"]),
             ("learning-drop", adaptation, 3, results["curves"]),
         ):
-            figure, axes = plt.subplots(1, width, figsize=(3.6 * width, 3.4), squeeze=False, layout="constrained")
+            figure, axes = plt.subplots(1, width, figsize=(3.9 * width, 3.6), squeeze=False, layout="constrained")
             draw_on(source, axes[0])
             found = dict(zip(*axes[0][0].get_legend_handles_labels()[::-1], strict=True))
-            figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), 2 * width))
+            figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), max(width, 2)))
             path = folder / f"{name}.svg"
             figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
             plt.close(figure)
