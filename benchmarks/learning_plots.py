@@ -103,7 +103,9 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
             figure, axes = plt.subplots(1, width, figsize=(3.9 * width, 3.6), squeeze=False, layout="constrained")
             draw_on(source, axes[0])
             found = dict(zip(*axes[0][0].get_legend_handles_labels()[::-1], strict=True))
-            figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), max(width, 2)))
+            figure.legend(
+                found.values(), found.keys(), loc="outside lower center", ncols=min(len(found), max(width, 2))
+            )
             path = folder / f"{name}.svg"
             figure.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
             plt.close(figure)
