@@ -36,7 +36,7 @@ bench: .venv/installed-dev ## Measure how much time we add
 	@.venv/bin/python -m benchmarks.load_test $(ARGS)
 
 bench-learning: .venv/installed-dev ## Replay what was learned on real outcomes, for docs/learning.md
-	@.venv/bin/python -m benchmarks.learning_table $(ARGS)
+	@OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.learning_table $(ARGS)
 
 migrate: .venv/installed ## Bring the database to the newest schema (serving does it by itself)
 	@exec .venv/bin/armwise migrate $(ARGS)
