@@ -39,6 +39,7 @@ class ArmRestart(NamedTuple):
     arm: str
     hour: int  # since 1970-01-01 UTC
     restart: Restart
+    task_type: TaskType | None = None  # None: on all; else only its counts of this one, the prior stays as it is
 
 
 class History(NamedTuple):
@@ -102,10 +103,12 @@ def faded(
     weight = np.exp2(-np.maximum(now - hour, 0.0) / half_life)
     for index, name in enumerate(arms):
         if mine := [restart for restart in restarts if restart.arm == name]:
-            rows = arm == index
-            labels = kept(hour, [(one.hour, one.restart.label_keep) for one in mine])
-            readings = kept(hour, [(one.hour, one.restart.heuristic_keep) for one in mine])
-            weight = np.where(rows, weight * np.where(table.labelled, labels, readings), weight)
+            for task in dict.fromkeys(one.task_type for one in mine):
+                some = [one for one in mine if one.task_type == task]
+                rows = (arm == index) if task is None else (arm == index) & (table.task == _TASK[task])
+                labels = kept(hour, [(one.hour, one.restart.label_keep) for one in some])
+                readings = kept(hour, [(one.hour, one.restart.heuristic_keep) for one in some])
+                weight = np.where(rows, weight * np.where(table.labelled, labels, readings), weight)
 
     def sums(rows: NDArray[np.bool_], most: float) -> Sums:
         places = (arm[rows], table.task[rows], table.tier[rows])
@@ -119,7 +122,7 @@ def faded(
 
     factor, shift = np.ones(len(arms)), np.zeros(len(arms))
     for one in restarts:
-        if one.arm in position:  # the newest event of an arm says how wide its prior is now
+        if one.arm in position and one.task_type is None:  # the newest event of an arm says how wide its prior is now
             fading = 2.0 ** (-max(now - one.hour, 0.0) / (_HOURS_PER_DAY * memory.label_half_life_days))
             factor[position[one.arm]] = 1.0 + (one.restart.variance_factor - 1.0) * fading
             shift[position[one.arm]] = one.restart.mean_shift * fading

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, NamedTuple
 
 import msgspec
 import numpy as np
@@ -16,6 +16,7 @@ from bandit.policies import Policy, Probabilities
 from bandit.pooling import Pooled, Spread, pool_best
 from bandit.posteriors import Beliefs, Estimate
 from bandit.priors import PriorTable
+from bandit.safety import fit_to_serve, within_credit
 from bandit.selection import probability_of_best_normal
 from bandit.thompson import PriorMeans
 from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
@@ -41,14 +42,27 @@ class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     floor: float = 0.01  # share of traffic: half of it evenly over the active arms, half over all
 
 
-def chances(pooled: Pooled, exploration: Exploration) -> Array:
-    """Probability of every arm in every cell: shape (n_tasks, n_tiers, n_arms), summing to 1 over arms."""
+class Guard(NamedTuple):
+    """What arms are held against. See `bandit.safety`."""
+
+    baseline: int  # index of an arm
+    gate: float
+    credit: float
+
+
+def chances(pooled: Pooled, exploration: Exploration, fit: NDArray[np.bool_] | None = None) -> Array:
+    """Probability of every arm in every cell: shape (n_tasks, n_tiers, n_arms), summing to 1 over arms.
+
+    Of arms that are not `fit` (n_arms,) only the floor is left.
+    """
     mean, sd = np.moveaxis(pooled.mean, 0, -1), np.moveaxis(pooled.sd, 0, -1)
     n_arms = mean.shape[-1]
     best = probability_of_best_normal(mean, np.maximum(exploration.boldness * sd, 1e-9))
-    hopes = mean + sd
+    hopes = mean + sd if fit is None else np.where(fit, mean + sd, -np.inf)
     last = n_arms - min(max(exploration.active, 1), n_arms)
     active = hopes >= np.partition(hopes, last, axis=-1)[..., last, None]  # equals of the last one are in, too
+    if fit is not None:
+        active &= fit
     drawn = np.where(active, best, 0.0)
     total = drawn.sum(axis=-1, keepdims=True)
     evenly = active / active.sum(axis=-1, keepdims=True)
@@ -81,6 +95,12 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     usd_per_day: float = 0.0  # with "budget", instead: for all requests of a day (UTC)
     within: float = 0.02  # with "floor": how far below the best quality is good enough
     certainty: float = 0.9  # with "floor": how sure that must be
+    baseline: str = ""  # name of the arm that the others are held against; empty: none
+    gate: float = 0.05  # arms that are surely worse than the baseline by more than this get the floor alone
+    credit: float = 1.0  # share of the baseline's quality that exploring may be expected to cost; 1: any
+
+    def named_arms(self) -> tuple[str, ...]:
+        return (self.baseline,) if self.baseline else ()
 
     @property
     def exploration(self) -> Exploration:
@@ -144,13 +164,20 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         means, sds = tuple([one.mean for one in cell]), tuple([one.sd for one in cell])
         price = self.cost_weight + terms.usd_price
         if not price and terms.room_usd is None and self.objective != "floor":
-            return np.array(_chances(means, sds, (), (), self.exploration))
+            return np.array(_chances(means, sds, (), (), self.exploration, self.guard(arms)))
         costs = _costs(profile, arms, cell)
         if self.objective == "floor":
             return np.array(_cheapest(means, sds, costs, self.within, 1.0 - self.certainty, self.exploration))
         shift = tuple([price * cost for cost in costs])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
-        return np.array(_chances(means, sds, shift, room, self.exploration))
+        return np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms)))
+
+    def guard(self, arms: Sequence[Arm]) -> Guard | None:
+        """What `arms` are held against; None without a baseline among them."""
+        if not self.baseline:
+            return None
+        found = (index for index, arm in enumerate(arms) if arm.name == self.baseline)
+        return next((Guard(index, self.gate, self.credit) for index in found), None)
 
     def trade(
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
@@ -177,13 +204,21 @@ def _chances(
     shift: tuple[float, ...],
     room: tuple[bool, ...],
     exploration: Exploration,
+    guard: Guard | None,
 ) -> tuple[float, ...]:
     """`chances` of one cell, remembered: between two fits a cell's answer is a look-up. No `room`: for every arm."""
-    utility = np.array(means) - np.array(shift) if shift else np.array(means)
+    mean, sd = np.array(means), np.array(sds)
+    utility = mean - np.array(shift) if shift else mean
     affordable = np.array(room) if room else np.ones(len(means), dtype=bool)
-    some = Pooled(utility[affordable][:, None, None], np.array(sds)[affordable][:, None, None], 0.0)
+    some = Pooled(utility[affordable][:, None, None], sd[affordable][:, None, None], 0.0)
     found = np.zeros(len(means))
-    found[affordable] = chances(some, exploration)[0, 0]
+    if guard is None or not affordable[guard.baseline]:
+        found[affordable] = chances(some, exploration)[0, 0]
+        return tuple(found.tolist())
+    fit = fit_to_serve(mean, sd, guard.baseline, guard.gate)
+    found[affordable] = chances(some, exploration, fit[affordable])[0, 0]
+    if guard.credit < 1.0:
+        found = within_credit(found, mean, sd, guard.baseline, guard.credit)
     return tuple(found.tolist())
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from scipy.special import betainc, betaln, ndtr
 
 from bandit.posteriors import Beliefs
+from bandit.safety import capped
 from bandit.vocabulary import FREE, Arm, Choice, PromptProfile, Terms
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ def checked(chances: Vector, n_arms: int) -> tuple[float, ...]:
     return tuple((chances / total).tolist())
 
 
-def choose(
+def choose(  # noqa: PLR0913 - the inputs of a decision, each logged
     policy: "Policy",
     profile: PromptProfile,
     arms: Sequence[Arm],
@@ -185,10 +186,12 @@ def choose(
     *,
     explore: bool = True,
     terms: Terms = FREE,
+    max_explore: float = 1.0,
 ) -> Choice:
     """Draw one arm and keep the exact probabilities it was drawn with.
 
-    With `explore` false the arm most likely under the policy is taken with probability 1.
+    With `explore` false the arm most likely under the policy is taken with probability 1. Otherwise the other arms get
+    at most `max_explore` of the probability.
 
     Raises:
         ValueError: `arms` is empty.
@@ -200,6 +203,8 @@ def choose(
     if not explore:
         best = max(range(len(arms)), key=chances.__getitem__)
         chances = tuple(1.0 if index == best else 0.0 for index in range(len(arms)))
+    elif max_explore < 1.0:
+        chances = capped(chances, max_explore)
     drawn = draw(chances, seed)
     return Choice(
         arm=arms[drawn].name,

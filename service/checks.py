@@ -13,7 +13,7 @@ from bandit.catalogue import AnyPolicy
 from bandit.policies import Fixed, Random, Rules, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.thompson import PriorMeans, Thompson
-from bandit.vocabulary import MODEL_TIERS
+from bandit.vocabulary import MODEL_TIERS, TASK_TYPES
 from service.classifiers.choice import embedding_lacks, nvidia_lacks
 from service.mistakes import listed, suggestion
 from service.settings import (
@@ -48,6 +48,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_classifier(settings.classifier, environ),
         *_heuristics(settings),
         *_rewards(settings),
+        *_safety(settings),
         *_drift(settings.drift, environ),
     ]
 
@@ -194,7 +195,7 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
 
 
 def _pooled(policy: PooledThompson) -> Iterator[str]:
-    yield from _outside(policy, ["floor", "certainty"], low=0.0, high=1.0)
+    yield from _outside(policy, ["floor", "certainty", "gate", "credit"], low=0.0, high=1.0)
     yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
     yield from _outside(policy, ["active"], low=1)
     yield from _outside(policy, ["usd_per_request", "usd_per_day", "within"], low=0.0)
@@ -259,6 +260,19 @@ def _classifier(classifier: ClassifierSettings, environ: Mapping[str, str]) -> I
         yield f'`classifier.embedded` is "embedding", but {lacking}'
     if classifier.kind == "nvidia" and (lacking := nvidia_lacks(classifier, environ)):
         yield f'`classifier.kind` is "nvidia", but {lacking}'
+
+
+def _safety(settings: Settings) -> Iterator[str]:
+    safety, models = settings.safety, {model.name for model in settings.models}
+    if safety.baseline and safety.baseline not in models:
+        hint = suggestion(safety.baseline, models)
+        yield f"`safety.baseline` names the model `{safety.baseline}`, which is not configured{hint}"
+    for task_type in safety.task_types:
+        if task_type not in TASK_TYPES:
+            yield f"`safety.task_types.{task_type}` is no task type{suggestion(task_type, TASK_TYPES)}"
+    for tag in safety.tags:
+        if not tag.partition("=")[1]:
+            yield f'`safety.tags.{tag}` must be a tag and its value, such as [safety.tags."team=billing"]'
 
 
 def _heuristics(settings: Settings) -> Iterator[str]:

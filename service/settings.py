@@ -4,6 +4,7 @@ Unknown keys are refused. Secrets are named here and read from the environment, 
 file is `service.configuration`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import msgspec
@@ -195,6 +196,12 @@ class Rewards(Section, frozen=True, kw_only=True):
     ask_share: Share = 0.0  # of replies, drawn at random, for which your application is to ask its user
 
 
+class Budgets(Section, frozen=True, kw_only=True):
+    """What may be spent. A policy's own budget stands with the policy."""
+
+    usd_per_key_day: dict[str, NotNegative] = {}  # by the API key's name; unnamed keys have no limit
+
+
 class Learning(Section, frozen=True, kw_only=True):
     """How long measurements count, and how often policies whose cells inform each other look at all of them again."""
 
@@ -212,6 +219,30 @@ class Learning(Section, frozen=True, kw_only=True):
             reading_half_life_days=self.reading_half_life_days,
             most_labels=self.most_labels,
         )
+
+
+class Ceiling(Section, frozen=True, kw_only=True):
+    """How far some requests may be used to explore."""
+
+    max_explore: Share = 1.0  # probability that all models but the likeliest may have together
+
+
+class Safety(Section, frozen=True, kw_only=True):
+    """What serves when learning may not, and how far requests may be used to explore: the smallest ceiling holds."""
+
+    baseline: str = ""  # name of a model; empty: the static tiers
+    max_explore: Share = 1.0  # of all requests
+    task_types: dict[str, Ceiling] = {}
+    tags: dict[str, Ceiling] = {}  # by "name=value"
+    keys: dict[str, Ceiling] = {}  # by the API key's name
+
+    def ceiling(self, task_type: str, tags: Mapping[str, str], key: str) -> float:
+        """Probability that all models but the likeliest may have together, for one request."""
+        if not (self.task_types or self.tags or self.keys):
+            return self.max_explore
+        named = [self.task_types.get(task_type), self.keys.get(key)]
+        named += [self.tags.get(f"{name}={value}") for name, value in tags.items()]
+        return min([self.max_explore, *(one.max_explore for one in named if one is not None)])
 
 
 class Logging(Section, frozen=True, kw_only=True):
@@ -250,6 +281,8 @@ class Settings(Section, frozen=True, kw_only=True):
     quality: Quality = Quality()
     rewards: Rewards = Rewards()
     learning: Learning = Learning()
+    budgets: Budgets = Budgets()
+    safety: Safety = Safety()
     logging: Logging = Logging()
     retention: Retention = Retention()
     drift: Drift = Drift()
@@ -282,7 +315,7 @@ SIMULATED_MODELS: tuple[AnyModel, ...] = (
 )
 
 __all__ = [
-    "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "ClassifierSettings", "Cues", "Database",
-    "Drift", "HeuristicSetting", "Learning", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel", "Quality",
-    "Retention", "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
+    "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "Budgets", "ClassifierSettings", "Cues",
+    "Database", "Drift", "HeuristicSetting", "Learning", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel",
+    "Quality", "Retention", "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
 ]  # fmt: skip
