@@ -28,7 +28,15 @@ from service.calibrations import calibration
 from service.classifiers.models import plan_of
 from service.configuration import read_settings
 from service.database import Database, migrate
-from service.errors import ArmwiseError, ConfigurationError, ErrorBody, TooLarge, error_body, http_answer
+from service.errors import (
+    ArmwiseError,
+    ConfigurationError,
+    ErrorBody,
+    StorageUnavailable,
+    TooLarge,
+    error_body,
+    http_answer,
+)
 from service.knowledge import Knowledge
 from service.logs import configure_logging
 from service.metrics import Metrics
@@ -36,6 +44,7 @@ from service.parts import Parts
 from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
+from service.usage import output_tokens
 from service.watching import send_alarms, watch
 
 log = logging.getLogger("armwise")
@@ -43,6 +52,8 @@ log = logging.getLogger("armwise")
 _PRUNE_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.05
 _FIT_LOOK_S = 0.2
+_TOKENS_EVERY_S = 30.0
+_BUDGET_LOOK_S = 0.25
 _DAY_S = 86_400.0
 
 
@@ -108,10 +119,13 @@ def _running(settings: Settings, config: Path | None) -> Any:
         await parts.writer.start()
         await parts.knowledge.refresh(parts.writer)
         parts.fitting.told(await database.read(restarts), await database.read(calibration))
+        parts.fitting.told_tokens(await database.read(output_tokens))
         await parts.fitting.refresh(setup)
+        await parts.budgets.exchange(parts.writer, setup, time.time())
+        await asyncio.to_thread(parts.budgets.reprice, setup, parts.knowledge, time.time())
         await reload_keys(parts)
         await parts.providers.prepare(setup.models.values())
-        background = (_refresh, _fit, _prune, _watch_the_loop, recalibrate, watch, send_alarms)
+        background = (_refresh, _fit, _keep_budgets, _prune, _watch_the_loop, recalibrate, watch, send_alarms)
         loops = [asyncio.create_task(work(parts)) for work in background]
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
@@ -141,11 +155,15 @@ async def reload_keys(parts: Parts) -> None:
 
 async def _refresh(parts: Parts) -> None:
     """Each second: what other replicas learned, keys made or revoked, and whether the database is back."""
+    tokens_at = time.time()
     while True:
         await asyncio.sleep(parts.setup.settings.database.refresh_s)
         try:
             await parts.knowledge.refresh(parts.writer)
             parts.fitting.told(await parts.database.read(restarts), await parts.database.read(calibration))
+            if time.time() - tokens_at >= _TOKENS_EVERY_S:
+                tokens_at = time.time()
+                parts.fitting.told_tokens(await parts.database.read(output_tokens))
             await reload_keys(parts)
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
@@ -160,6 +178,20 @@ async def _fit(parts: Parts) -> None:
         await asyncio.sleep(_FIT_LOOK_S)
         if parts.fitting.due(parts.setup, time.time()):
             await parts.fitting.refresh(parts.setup)
+
+
+async def _keep_budgets(parts: Parts) -> None:
+    """Four times a second: what was spent here and elsewhere, and what a dollar costs now."""
+    while True:
+        await asyncio.sleep(_BUDGET_LOOK_S)
+        try:
+            await parts.budgets.exchange(parts.writer, parts.setup, time.time())
+            await asyncio.to_thread(parts.budgets.reprice, parts.setup, parts.knowledge, time.time())
+        except StorageUnavailable:  # what was counted stays counted
+            parts.metrics.learner_error("budget")
+        except Exception:  # the next turn tries again; serving goes on
+            log.exception("the budgets could not be kept")
+            parts.metrics.learner_error("budget")
 
 
 async def _watch_the_loop(parts: Parts) -> None:

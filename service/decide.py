@@ -6,15 +6,16 @@
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import msgspec
 
+from bandit.costs import expected_cost
 from bandit.eligibility import split
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs
 from bandit.selection import choose, seed_of, uniform
-from bandit.vocabulary import Arm, Choice, Limits, PromptProfile
+from bandit.vocabulary import FREE, Arm, Choice, Limits, PromptProfile, Terms
 from service.classifying import Classified, Trace
 from service.errors import NoEligibleModel, NotFound
 from service.knowledge import Knowledge
@@ -50,6 +51,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
     namespace: str = ""  # whose posteriors it read and teaches
     config_version: str = ""
+    expected_usd: float = 0.0  # of the drawn arm
     ask_feedback: bool = False  # drawn at random for the user to be asked
     classified: Trace | None = None  # how the prompt was; decisions of older versions do not say
     classify_s: float = 0.0
@@ -116,19 +118,25 @@ def wanted_policy(setup: Setup, model: str | None, wishes: Wishes) -> Policy | N
     return setup.policies[name]
 
 
-def decide(
-    setup: Setup, knowledge: Knowledge, request: ChatRequest, classified: Classified, *, now: float, key_id: str = "",
-    degraded: bool = False,
-) -> Decision:  # fmt: skip
-    """Decide which model answers `request`, which was classified as `classified`.
+class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
+    """When and for whom is decided, and what holds at that moment beside settings and beliefs."""
 
-    With `degraded` (the database cannot be written) learning is left out and the static tiers decide.
+    now: float  # seconds since 1970 UTC
+    key_id: str = ""
+    degraded: bool = False  # the database cannot be written: learning is left out and the static tiers decide
+    terms_of: Callable[[Policy], Terms] = lambda _: FREE  # what money costs a policy's next request
+
+
+def decide(
+    setup: Setup, knowledge: Knowledge, request: ChatRequest, classified: Classified, circumstances: Circumstances
+) -> Decision:
+    """Decide which model answers `request`, which was classified as `classified`.
 
     Raises:
         NotFound: the model or policy asked for does not exist.
         NoEligibleModel: every model is excluded; carries the reasons.
     """
-    started = time.perf_counter()
+    started, now = time.perf_counter(), circumstances.now
     wishes = request.router or Wishes()
     policy = wanted_policy(setup, request.model, wishes)
     found, trace = classified.classification, classified.trace
@@ -136,7 +144,10 @@ def decide(
     profiled = time.perf_counter()
     decision_id = new_id(now)
     caller = Caller(
-        key_id=key_id, session=wishes.session or "", user=wishes.user or request.user or "", tags=wishes.tags
+        key_id=circumstances.key_id,
+        session=wishes.session or "",
+        user=wishes.user or request.user or "",
+        tags=wishes.tags,
     )
     limits = limits_of(request, needs_of(request))
     seed = seed_of(decision_id)
@@ -150,11 +161,12 @@ def decide(
         if not eligible:
             raise NoEligibleModel(excluded)
         method = "auto"
-        if degraded:
+        if circumstances.degraded:
             method, policy = "degraded", setup.safe_policy
         beliefs = knowledge.believed(policy, "", profile, now)
         try:
-            choice = choose(policy, profile, eligible, beliefs, seed, explore=limits.explore)
+            terms = circumstances.terms_of(policy)
+            choice = choose(policy, profile, eligible, beliefs, seed, explore=limits.explore, terms=terms)
         except Exception:  # learning may never break serving, whatever is in a cell
             log.exception("policy %s failed; the static tiers decide", policy.name)
             method = "static_fallback"
@@ -171,11 +183,18 @@ def decide(
         excluded=excluded,
         plan=plan,
         config_version=setup.version,
+        expected_usd=_expected_usd(setup, choice, profile, beliefs),
         ask_feedback=is_asked(decision_id, setup.settings.rewards.ask_share),
         classified=trace,
         classify_s=classified.seconds + profiled - started,
         decide_s=time.perf_counter() - profiled,
     )
+
+
+def _expected_usd(setup: Setup, choice: Choice, profile: PromptProfile, beliefs: Beliefs) -> float:
+    known = beliefs.estimates.get(choice.arm)
+    arm = setup.models[choice.arm].arm()
+    return expected_cost(arm, profile, known.output_tokens if known is not None else 0.0)
 
 
 def named_choice(arm: Arm, limits: Limits, seed: int, beliefs_version: str) -> Choice:
@@ -222,6 +241,7 @@ def redecide(decision: Decision, arms: Mapping[str, Arm], policies: Mapping[str,
         return Repeated(choice=choice, eligible=choice.arms, excluded={}, same=choice == decision.choice)
     eligible, excluded = split(list(arms.values()), decision.profile, decision.limits)
     policy = policies[decision.choice.policy]
-    choice = choose(policy, decision.profile, eligible, beliefs, seed, explore=decision.limits.explore)
+    explore, terms = decision.limits.explore, decision.choice.terms
+    choice = choose(policy, decision.profile, eligible, beliefs, seed, explore=explore, terms=terms)
     same = choice == decision.choice and excluded == decision.excluded
     return Repeated(choice=choice, eligible=choice.arms, excluded=excluded, same=same)

@@ -21,6 +21,7 @@
 Every message says what was found, what was expected and what to do.
 """
 
+import math
 from typing import Any, Literal
 
 import msgspec
@@ -101,6 +102,18 @@ class Gone(RequestError):
 
     status = 410
     code = "too_late"
+
+
+class BudgetSpent(RequestError):
+    """An API key has spent its limit for today."""
+
+    status = 429
+    kind = "rate_limit_error"
+    code = "budget_spent"
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class TooLarge(RequestError):
@@ -195,7 +208,8 @@ def http_answer(error: ArmwiseError) -> tuple[int, bytes, dict[str, str]]:
     """The one table from error to HTTP: status, body in OpenAI's envelope, extra headers."""
     if isinstance(error, RequestError):
         body = error_body(ErrorBody(error.message, error.kind, error.param, error.code), error.extra())
-        return error.status, body, {}
+        wait = {"retry-after": str(math.ceil(error.retry_after_s))} if isinstance(error, BudgetSpent) else {}
+        return error.status, body, wait
     if isinstance(error, UpstreamFailure):
         headers = {"retry-after": error.retry_after} if error.retry_after else {}
         body = error_body(ErrorBody(error.message, error.error_type, error.param, error.code or error.kind))

@@ -33,7 +33,21 @@ def explain(connection: Connection, decision_id: str, key_id: str | None = None)
         "attempts": store.attempts_of(connection, [decision_id]),
         "rewards": store.rewards_of(connection, [decision_id]),
         "repeated": repeated(connection, decision),
+        "trade": trade(connection, decision),
     }
+
+
+def trade(connection: Connection, decision: Decision) -> list[dict[str, Any]]:
+    """What each eligible model offered, quality for money; empty for policies that do not weigh it."""
+    config = store.config_content(connection, decision.config_version)
+    content = store.belief_content(connection, decision.choice.beliefs_version)
+    if config is None or content is None or decision.method != "auto":
+        return []
+    settings = settings_from_content(config)
+    models = {model.name: model.arm() for model in settings.models}
+    choice, policy = decision.choice, policies_of(settings)[decision.choice.policy]
+    arms = [models[name] for name in choice.arms]
+    return [msgspec.to_builtins(row) for row in policy.trade(decision.profile, arms, decode(content), choice.terms)]
 
 
 def repeated(connection: Connection, decision: Decision) -> dict[str, Any]:

@@ -8,9 +8,10 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from bandit.channels import Calibration
-from bandit.history import ArmRestart, Cell, Memory, Table, faded
+from bandit.history import ArmRestart, Cell, History, faded
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs
 from bandit.vocabulary import Arm, PromptProfile
@@ -18,6 +19,7 @@ from service.beliefs import encode_estimates
 from service.knowledge import Knowledge
 from service.metrics import Metrics
 from service.setup import Setup
+from service.usage import Tokens
 
 log = logging.getLogger("armwise")
 
@@ -33,10 +35,12 @@ class Fitting:
         self._metrics = metrics
         self._restarts: tuple[ArmRestart, ...] = ()
         self._calibration = Calibration()
+        self._tokens: Tokens = {}
         self._setup: Setup | None = None
         self._at = float("-inf")
         self._labels = 0.0
         self._changes = -1
+        self._fitting = asyncio.Lock()  # one after the other, so that no older fit takes the place of a newer one
 
     def told(self, restarts: Sequence[ArmRestart], calibration: Calibration) -> None:
         """What is known of changed models and of the heuristics; a change of either calls for a new fit."""
@@ -44,13 +48,22 @@ class Fitting:
             self._restarts, self._calibration = tuple(restarts), calibration
             self._changes = -1
 
+    def told_tokens(self, tokens: Tokens) -> None:
+        """How long the models' replies are now."""
+        if tokens != self._tokens:
+            self._tokens = tokens
+            self._changes = -1
+
     async def fresh(self, setup: Setup) -> None:
-        """Fit now, if anything was learned since the last time."""
-        if self._knowledge.ledger.changes != self._changes:
-            await self.refresh(setup)
+        """Fit now, if anything was learned since the last time; a fit that is under way is waited for."""
+        async with self._fitting:
+            if self._knowledge.ledger.changes != self._changes:
+                await self._fit(setup, time.time())
 
     def due(self, setup: Setup, now: float) -> bool:
-        """Whether enough has changed since the last fit."""
+        """Whether enough has changed since the last fit; never while one is under way."""
+        if self._fitting.locked():
+            return False
         ledger, since = self._knowledge.ledger, now - self._at
         if setup is not self._setup or since >= _AT_LEAST_EVERY_S:
             return True
@@ -60,19 +73,22 @@ class Fitting:
 
     async def refresh(self, setup: Setup, now: float | None = None) -> None:
         """Fit every policy of `setup` that has estimates. Never raises: a failure is logged and counted."""
-        now = time.time() if now is None else now
+        async with self._fitting:
+            await self._fit(setup, time.time() if now is None else now)
+
+    async def _fit(self, setup: Setup, now: float) -> None:
         ledger = self._knowledge.ledger
         self._setup, self._at, self._labels, self._changes = setup, now, ledger.labels, ledger.changes
-        for policy in setup.policies.values():
-            if not policy.fits:
-                continue
+        policies = [policy for policy in setup.policies.values() if policy.fits]
+        if not policies:
+            return
+        names, memory = [arm.name for arm in setup.arms], setup.settings.learning.memory
+        look_back = partial(faded, ledger.table(""), names, now / _HOUR_S, memory, self._restarts, self._calibration)
+        for policy in policies:
             started = time.perf_counter()
-            table = ledger.table("")
             try:
-                memory = setup.settings.learning.memory
-                contents = await asyncio.to_thread(
-                    fitted, policy, setup.arms, table, now / _HOUR_S, memory, self._restarts, self._calibration
-                )
+                history = (await asyncio.to_thread(look_back))._replace(output_tokens=self._tokens)
+                contents = await asyncio.to_thread(fitted, policy, setup.arms, history)
             except Exception:  # learning may never break serving, whatever is in a cell
                 log.exception("policy %s could not be fitted; it decides on its last fit", policy.name)
                 self._metrics.learner_error("fit")
@@ -81,17 +97,8 @@ class Fitting:
             self._metrics.fitted(time.perf_counter() - started)
 
 
-def fitted(
-    policy: Policy,
-    arms: Sequence[Arm],
-    table: Table,
-    now_h: float,
-    memory: Memory,
-    restarts: Sequence[ArmRestart],
-    calibration: Calibration,
-) -> dict[Cell, str]:
+def fitted(policy: Policy, arms: Sequence[Arm], history: History) -> dict[Cell, str]:
     """The content of each cell's beliefs; makes their probabilities known beforehand, so that a decision looks up."""
-    history = faded(table, [arm.name for arm in arms], now_h, memory, restarts, calibration)
     contents = {}
     for cell, estimates in policy.estimates(arms, history).items():
         contents[cell] = encode_estimates(estimates)

@@ -31,7 +31,7 @@ ENDPOINTS = (
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
-PLACES = ("store", "settle", "policy", "refresh", "fold", "fit", "recalibrate", "prune", "watch", "other")
+PLACES = ("store", "settle", "policy", "refresh", "fold", "fit", "budget", "recalibrate", "prune", "watch", "other")
 EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
 WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
@@ -43,6 +43,7 @@ _OURS: dict[type[Exception], str] = {
     errors.NotAllowed: "not_allowed",
     errors.NotFound: "not_found",
     errors.Gone: "gone",
+    errors.BudgetSpent: "budget_spent",
     errors.TooLarge: "too_large",
     errors.Unprocessable: "unprocessable",
     errors.NoEligibleModel: "no_eligible_model",

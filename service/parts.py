@@ -12,11 +12,12 @@ from typing import Any
 import msgspec
 
 from service.auth import Keyring
+from service.budgets import Budgets
 from service.classifiers.models import plan_of
 from service.classifying import Classifying
 from service.configuration import difference, read_settings
 from service.database import Database
-from service.decide import Decision, decide, wanted_policy
+from service.decide import Circumstances, Decision, decide, wanted_policy
 from service.errors import StorageUnavailable
 from service.fitting import Fitting
 from service.knowledge import Knowledge
@@ -51,6 +52,7 @@ class Parts:
         self.writer = Writer(
             database, setup.settings.database, knowledge.fold, window_s=window_s, took=metrics.committed
         )
+        self.budgets = Budgets()
         self.fitting = Fitting(knowledge, metrics)
         self.watching = Watching(database, self.writer, metrics)
         self.classifying = Classifying(metrics)
@@ -78,9 +80,14 @@ class Parts:
         wanted_policy(setup, chat.model, chat.router or Wishes())  # a wrong name is refused before any work
         settings = setup.settings.classifier
         classified = await self.classifying.classify(text_to_classify(chat, settings), settings)
-        return decide(
-            setup, self.knowledge, chat, classified, now=time.time(), key_id=key_id, degraded=self.degraded
-        )  # fmt: skip
+        now = time.time()
+        circumstances = Circumstances(
+            now=now,
+            key_id=key_id,
+            degraded=self.degraded,
+            terms_of=lambda policy: self.budgets.terms(policy, now),
+        )
+        return decide(setup, self.knowledge, chat, classified, circumstances)
 
     def begin_storing(self, chat: ChatRequest, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
         """Start to commit a decision, and its prompt when that is kept; None when the database takes no writes now."""

@@ -77,6 +77,7 @@ class Ended:
 async def settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
     """Store the attempts, examine the reply and learn from it. `said` is the reply, or the copy of a stream."""
     if not ended.attempts:
+        parts.budgets.settled(ended.decision.id, 0.0)
         return
     try:
         await _settle(parts, ended, said)
@@ -92,14 +93,16 @@ async def _settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
     if isinstance(said, bytes):
         said = await asyncio.to_thread(said_in_stream, said) if len(said) > _LARGE_STREAM else said_in_stream(said)
     decision, last = ended.decision, ended.attempts[-1]
-    rows = []
+    rows, spent = [], 0.0
     for attempt in ended.attempts:
         usage = usage_of(said, decision) if attempt is last and (attempt.outcome == "ok" or said.text) else Usage()
         cost = cost_of(ended.setup, attempt.arm, usage)
         rows.append(attempt_row(attempt, decision, usage, cost))
+        spent += cost
         parts.metrics.attempt_done(attempt, usage, cost)
         if attempt is not last:
             parts.metrics.fell_back(attempt)
+    parts.budgets.settled(decision.id, spent)
     if not ended.stored:
         return
     measurements: list[Measurement] = []

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bandit.policies import Policy, StaticTier
+from bandit.pooled import PooledThompson
 from bandit.vocabulary import Arm
 from service.configuration import settings_content, settings_version
 from service.settings import AnyModel, Settings
@@ -22,6 +23,7 @@ class Setup:
     policies: dict[str, Policy]
     default_policy: Policy
     safe_policy: StaticTier  # decides when learning cannot
+    budgeted: bool  # some policy or API key has a budget
 
 
 def database_url(settings: DatabaseSettings, environ: Mapping[str, str]) -> str:
@@ -48,4 +50,6 @@ def create_setup(settings: Settings) -> Setup:
         policies=policies,
         default_policy=policies[settings.default_policy],
         safe_policy=safe_policy_of(settings),
+        budgeted=bool(settings.budgets.usd_per_key_day)
+        or any(isinstance(policy, PooledThompson) and policy.objective == "budget" for policy in settings.policies),
     )

@@ -54,12 +54,14 @@ class Exchange:
     async def answer(self, body: bytes) -> "PlainReply | StreamedReply":
         """The whole way."""
         key = self.parts.keyring.allow(self.request.headers, self.request.client, "chat")
+        self.parts.budgets.allow(key, self.setup, time.time())
         self.chat, fields = await decoded_chat(body)
         parts = self.parts
         self.watch = DisconnectWatch(self.request)
         decision = await self._decide(key.id)
         self.decision = decision
         self.parts.metrics.decided(decision)
+        self.parts.budgets.drawn(self.setup, decision, decision.created_at)
         storing = parts.begin_storing(self.chat, decision, self.setup)
         try:
             if self.chat.stream:

@@ -185,7 +185,7 @@ POISON = st.sampled_from([0.0, -1.0, 1e-300, 1e12, 1e308, float("inf"), float("-
 @given(cells=st.lists(st.tuples(POISON, POISON, POISON, POISON), min_size=3, max_size=3))
 def test_the_learner_never_breaks_serving_with_any_cell(cells):
     from service.classifying import ByLength, Classified, Trace
-    from service.decide import decide
+    from service.decide import Circumstances, decide
     from service.settings import Settings
     from service.setup import create_setup
     from service.wire import decode_request
@@ -207,7 +207,7 @@ def test_the_learner_never_breaks_serving_with_any_cell(cells):
     trace = Trace(classifier="length", tiers=ByLength.tiers)
     for model in ("auto:pooled_thompson", "auto:thompson"):
         asking = msgspec.structs.replace(request, model=model)
-        decision = decide(setup, Poisoned(), asking, Classified(found, trace), now=0.0)
+        decision = decide(setup, Poisoned(), asking, Classified(found, trace), Circumstances(now=0.0))
         assert decision.choice.arm in setup.models
         assert decision.method in {"auto", "static_fallback"}
         assert sum(decision.choice.probabilities) == pytest.approx(1.0)

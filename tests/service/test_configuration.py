@@ -127,7 +127,8 @@ def test_the_page_gives_the_defaults_that_the_code_has():
         section = page.split(f"## `[{name}]`")[1].split("\n## ")[0]
         for field in fields(struct):
             shown = re.search(rf"^\| `{field.name}` \| ([^|]*) \|", section, re.MULTILINE)[1].strip("` ")
-            assert tomllib.loads(f"x = {shown}")["x"] == msgspec.to_builtins(field.default), f"{name}.{field.name}"
+            default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
+            assert tomllib.loads(f"x = {shown}")["x"] == msgspec.to_builtins(default), f"{name}.{field.name}"
 
 
 # Reading
