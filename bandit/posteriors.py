@@ -83,6 +83,14 @@ class Estimate(msgspec.Struct, frozen=True, array_like=True):
     mean: float
     sd: float
     output_tokens: float = 0.0  # of its replies to such prompts; 0: not known
+    late: float = 0.0  # chance that a reply is later than the policy's limit
+
+
+class Regression(msgspec.Struct, frozen=True, array_like=True):
+    """Weights of one arm's quality on what is known of a prompt; normal. Worked out in the background."""
+
+    mean: tuple[float, ...]  # (n_features,)
+    factor: bytes  # lower triangle of the covariance's Cholesky factor, row by row: float16, least byte first
 
 
 class Beta(msgspec.Struct, frozen=True):
@@ -134,13 +142,14 @@ def posterior(prior_mean: float, prior_strength: float, evidence: Evidence, heur
 class Beliefs(msgspec.Struct, frozen=True):
     """Immutable snapshot of what a decision is taken on, by arm name: the evidence of one task type in one namespace.
 
-    For policies whose cells inform each other it holds estimates of one cell instead. `version` names the content:
-    equal content has an equal version, on every replica.
+    For policies whose cells inform each other it holds estimates of one cell instead, for linear ones the weights of a
+    regression. `version` names the content: equal content has an equal version, on every replica.
     """
 
     version: str = ""
     evidence: Mapping[str, Evidence] = msgspec.field(default_factory=dict)
     estimates: Mapping[str, Estimate] = msgspec.field(default_factory=dict)
+    regressions: Mapping[str, Regression] = msgspec.field(default_factory=dict)
 
     def of(self, arm: str) -> Evidence:
         """Evidence for `arm`; nothing for an arm never measured."""

@@ -27,6 +27,7 @@ from service.auth import Keyring, key_from_row
 from service.calibrations import calibration
 from service.classifiers.models import plan_of
 from service.configuration import read_settings
+from service.contexts import Contexts
 from service.database import Database, migrate
 from service.errors import (
     ArmwiseError,
@@ -44,7 +45,6 @@ from service.parts import Parts
 from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
-from service.usage import output_tokens
 from service.watching import send_alarms, watch
 
 log = logging.getLogger("armwise")
@@ -52,7 +52,7 @@ log = logging.getLogger("armwise")
 _PRUNE_EVERY_S = 3600.0
 _LOOK_EVERY_S = 0.05
 _FIT_LOOK_S = 0.2
-_TOKENS_EVERY_S = 30.0
+_MEASURE_EVERY_S = 30.0
 _BUDGET_LOOK_S = 0.25
 _DAY_S = 86_400.0
 
@@ -114,12 +114,13 @@ def _running(settings: Settings, config: Path | None) -> Any:
         plan = await asyncio.to_thread(plan_of, settings.classifier)
         database = Database(url, settings.database.pool_size)
         parts = Parts(setup, database, Knowledge(), Metrics(), config)
+        parts.fitting.contexts = Contexts(database)
         parts.classifying.take_over(plan)
         app.state.parts = parts
         await parts.writer.start()
         await parts.knowledge.refresh(parts.writer)
         parts.fitting.told(await database.read(restarts), await database.read(calibration))
-        parts.fitting.told_tokens(await database.read(output_tokens))
+        await parts.fitting.measure(database, setup)
         await parts.fitting.refresh(setup)
         await parts.budgets.exchange(parts.writer, setup, time.time())
         await asyncio.to_thread(parts.budgets.reprice, setup, parts.knowledge, time.time())
@@ -155,15 +156,15 @@ async def reload_keys(parts: Parts) -> None:
 
 async def _refresh(parts: Parts) -> None:
     """Each second: what other replicas learned, keys made or revoked, and whether the database is back."""
-    tokens_at = time.time()
+    measured_at = time.time()
     while True:
         await asyncio.sleep(parts.setup.settings.database.refresh_s)
         try:
             await parts.knowledge.refresh(parts.writer)
             parts.fitting.told(await parts.database.read(restarts), await parts.database.read(calibration))
-            if time.time() - tokens_at >= _TOKENS_EVERY_S:
-                tokens_at = time.time()
-                parts.fitting.told_tokens(await parts.database.read(output_tokens))
+            if time.time() - measured_at >= _MEASURE_EVERY_S:
+                measured_at = time.time()
+                await parts.fitting.measure(parts.database, parts.setup)
             await reload_keys(parts)
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 from msgspec.structs import fields
 
 from bandit.catalogue import AnyPolicy
+from bandit.linear import MOST_DIMS, LinearThompson
 from bandit.policies import Fixed, Random, Rules, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.thompson import PriorMeans, Thompson
@@ -179,6 +180,8 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
             yield from _prior(policy)
         case PooledThompson():
             yield from _pooled(policy)
+        case LinearThompson():
+            yield from _linear(policy)
         case StaticTier():
             yield from _outside(policy, ["simple_below", "medium_below"], low=0.0)
             yield from _order(policy)
@@ -205,6 +208,15 @@ def _pooled(policy: PooledThompson) -> Iterator[str]:
     for name in ("arm", "task", "tier", "cell"):
         if not 0.0 < getattr(policy.spread, name) <= 1.0:
             yield f"spread.{name}` must be more than 0 and at most 1, found {getattr(policy.spread, name):g}"
+
+
+def _linear(policy: LinearThompson) -> Iterator[str]:
+    yield from _outside(policy, ["floor"], low=0.0, high=1.0)
+    yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
+    yield from _outside(policy, ["active"], low=1)
+    yield from _outside(policy, ["vector_dims"], low=0, high=MOST_DIMS)
+    yield from _outside(policy, ["strength"], low=1.0, high=1e6)
+    yield from _means(policy.prior_means)
 
 
 def _prior(policy: Thompson) -> Iterator[str]:

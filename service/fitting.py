@@ -7,19 +7,23 @@ meanwhile are taken on the fit before. A fit that fails leaves the last one in p
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from bandit.channels import Calibration
-from bandit.history import ArmRestart, Cell, History, faded
+from bandit.history import ArmRestart, Cell, History, Memory, faded
+from bandit.linear import Array, Labelled, LinearThompson, counted
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs
-from bandit.vocabulary import Arm, PromptProfile
-from service.beliefs import encode_estimates
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile
+from service.beliefs import decode, encode_estimates, encode_regressions
+from service.contexts import Contexts
+from service.database import Database
+from service.errors import StorageUnavailable
 from service.knowledge import Knowledge
 from service.metrics import Metrics
 from service.setup import Setup
-from service.usage import Tokens
+from service.usage import ByModel, late_share, output_tokens
 
 log = logging.getLogger("armwise")
 
@@ -35,7 +39,9 @@ class Fitting:
         self._metrics = metrics
         self._restarts: tuple[ArmRestart, ...] = ()
         self._calibration = Calibration()
-        self._tokens: Tokens = {}
+        self._tokens: ByModel = {}
+        self._late: dict[float, ByModel] = {}  # by the seconds after which a reply is late
+        self.contexts: Contexts | None = None  # what linear policies learn from; None: there is no database
         self._setup: Setup | None = None
         self._at = float("-inf")
         self._labels = 0.0
@@ -48,10 +54,13 @@ class Fitting:
             self._restarts, self._calibration = tuple(restarts), calibration
             self._changes = -1
 
-    def told_tokens(self, tokens: Tokens) -> None:
-        """How long the models' replies are now."""
-        if tokens != self._tokens:
-            self._tokens = tokens
+    async def measure(self, database: Database, setup: Setup) -> None:
+        """Read how long the models' replies are now, and how often they come late."""
+        limits = {getattr(policy, "late_after_s", 0.0) for policy in setup.policies.values()} - {0.0}
+        tokens = await database.read(output_tokens)
+        late = {after_s: await database.read(late_share, after_s) for after_s in sorted(limits)}
+        if (tokens, late) != (self._tokens, self._late):
+            self._tokens, self._late = tokens, late
             self._changes = -1
 
     async def fresh(self, setup: Setup) -> None:
@@ -87,14 +96,31 @@ class Fitting:
         for policy in policies:
             started = time.perf_counter()
             try:
-                history = (await asyncio.to_thread(look_back))._replace(output_tokens=self._tokens)
-                contents = await asyncio.to_thread(fitted, policy, setup.arms, history)
+                late = self._late.get(getattr(policy, "late_after_s", 0.0), {})
+                history = (await asyncio.to_thread(look_back))._replace(output_tokens=self._tokens, late=late)
+                if isinstance(policy, LinearThompson):
+                    contents = await self._regressed(policy, setup.arms, history, memory, now)
+                else:
+                    contents = await asyncio.to_thread(fitted, policy, setup.arms, history)
             except Exception:  # learning may never break serving, whatever is in a cell
                 log.exception("policy %s could not be fitted; it decides on its last fit", policy.name)
                 self._metrics.learner_error("fit")
                 continue
             self._knowledge.take_fit("", policy.name, contents)
             self._metrics.fitted(time.perf_counter() - started)
+
+    async def _regressed(
+        self, policy: LinearThompson, arms: Sequence[Arm], history: History, memory: Memory, now: float
+    ) -> dict[Cell, str]:
+        if self.contexts is None:
+            return {}
+        try:
+            labelled = await self.contexts.labelled(now, memory.label_half_life_days)
+        except StorageUnavailable:
+            self._changes = -1  # look again soon, though nothing new is learned
+            raise
+        weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, self._restarts)
+        return await asyncio.to_thread(regressed, policy, arms, labelled, weigh, history)
 
 
 def fitted(policy: Policy, arms: Sequence[Arm], history: History) -> dict[Cell, str]:
@@ -104,3 +130,12 @@ def fitted(policy: Policy, arms: Sequence[Arm], history: History) -> dict[Cell, 
         contents[cell] = encode_estimates(estimates)
         policy.probabilities(PromptProfile(task_type=cell[0], tier=cell[1]), arms, Beliefs("", {}, estimates))
     return contents
+
+
+def regressed(
+    policy: LinearThompson, arms: Sequence[Arm], labelled: Labelled, weigh: Callable[[], Array], history: History
+) -> dict[Cell, str]:
+    """The content of the regressions, the same for every cell; reads it beforehand, so that a decision multiplies."""
+    content = encode_regressions(policy.regressions(arms, labelled, weigh(), history))
+    policy.probabilities(PromptProfile(task_type="Other", tier="medium"), arms, decode(content))
+    return {(task, tier): content for task in TASK_TYPES for tier in PROMPT_TIERS}

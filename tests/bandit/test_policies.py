@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bandit.catalogue import AnyPolicy
+from bandit.linear import LinearThompson
 from bandit.policies import Fixed, Policy, Random, Rules, StaticTier, compass_score, nearest_tier
 from bandit.pooled import PooledThompson
 from bandit.posteriors import Beliefs, Estimate, Evidence
@@ -104,7 +105,9 @@ def test_a_policy_is_a_function_of_what_it_is_given(kind, profile, arms, known):
     assert choose(make(kind), profile, arms, known, 12345) == choose(make(kind), profile, arms, known, 12345)
 
 
-@pytest.mark.parametrize(("kind", "floor"), [(Thompson, 0.02), (PooledThompson, 0.005), (Random, 1.0)])
+@pytest.mark.parametrize(
+    ("kind", "floor"), [(Thompson, 0.02), (PooledThompson, 0.005), (LinearThompson, 0.005), (Random, 1.0)]
+)
 @given(profile=profiles, arms=arm_lists(), known=beliefs)
 def test_a_policy_that_explores_gives_every_arm_a_chance(kind, floor, profile, arms, known):
     assert (make(kind).probabilities(profile, arms, known) >= floor / len(arms) - 1e-12).all()
@@ -120,7 +123,7 @@ def test_a_policy_is_settings_that_survive_being_written_down(kind):
 
 
 def test_every_policy_is_tried_here():
-    assert set(KINDS) == {Fixed, Random, StaticTier, Rules, Thompson, PooledThompson}
+    assert set(KINDS) == {Fixed, Random, StaticTier, Rules, Thompson, PooledThompson, LinearThompson}
 
 
 ARMS = [

@@ -267,5 +267,5 @@ def test_a_refused_name_is_not_told_twice():
 
 def test_the_kinds_there_are_stand_in_the_message():
     found = mistakes_of('[[policies]]\nname = "thompson"\nkind = "thomson"')
-    kinds = ("fixed", "random", "static_tier", "rules", "thompson", "pooled_thompson")
+    kinds = ("fixed", "random", "static_tier", "rules", "thompson", "pooled_thompson", "linear_thompson")
     assert found[0].endswith(f"{', '.join(f'`{kind}`' for kind in kinds)} (did you mean `thompson`?)")
