@@ -52,6 +52,7 @@ class History(NamedTuple):
     variance_factor: Vector  # (n_arms,): multiplies the prior's variance after a restart
     mean_shift: Vector  # (n_arms,): is added to the prior's mean after a restart
     output_tokens: Mapping[tuple[str, TaskType], float] = {}  # mean length of an arm's replies on a task type
+    late: Mapping[tuple[str, TaskType], float] = {}  # share of them that came later than the policy's limit
 
 
 class Table(NamedTuple):

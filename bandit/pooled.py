@@ -93,6 +93,8 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     objective: Objective = "quality"  # or "budget": the best quality for so much; "floor": the cheapest that is as good
     usd_per_request: float = 0.0  # with "budget": mean cost of a request
     usd_per_day: float = 0.0  # with "budget", instead: for all requests of a day (UTC)
+    late_after_s: float = 0.0  # seconds to a reply, or to a stream's first token, that are too long; 0: none are
+    late_share: float = 0.05  # of replies that may be late
     within: float = 0.02  # with "floor": how far below the best quality is good enough
     certainty: float = 0.9  # with "floor": how sure that must be
     baseline: str = ""  # name of the arm that the others are held against; empty: none
@@ -101,6 +103,11 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
 
     def named_arms(self) -> tuple[str, ...]:
         return (self.baseline,) if self.baseline else ()
+
+    @property
+    def limited(self) -> bool:
+        """Whether money or time has a price."""
+        return self.objective == "budget" or self.late_after_s > 0.0
 
     @property
     def exploration(self) -> Exploration:
@@ -138,10 +145,12 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     def estimates(self, arms: Sequence[Arm], history: History) -> Mapping[Cell, Mapping[str, Estimate]]:
         found = self.pooled(arms, history)
         mean, sd = np.round(found.mean, _DIGITS).tolist(), np.round(found.sd, _DIGITS).tolist()
-        tokens = history.output_tokens
+        tokens, late = history.output_tokens, history.late
         return {
             (task, tier): {
-                arm.name: Estimate(mean[k][t][z], sd[k][t][z], tokens.get((arm.name, task), 0.0))
+                arm.name: Estimate(
+                    mean[k][t][z], sd[k][t][z], tokens.get((arm.name, task), 0.0), late.get((arm.name, task), 0.0)
+                )
                 for k, arm in enumerate(arms)
             }
             for t, task in enumerate(TASK_TYPES)
@@ -163,12 +172,12 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         cell = [self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms]
         means, sds = tuple([one.mean for one in cell]), tuple([one.sd for one in cell])
         price = self.cost_weight + terms.usd_price
-        if not price and terms.room_usd is None and self.objective != "floor":
+        if not price and not terms.late_price and terms.room_usd is None and self.objective != "floor":
             return np.array(_chances(means, sds, (), (), self.exploration, self.guard(arms)))
         costs = _costs(profile, arms, cell)
         if self.objective == "floor":
             return np.array(_cheapest(means, sds, costs, self.within, 1.0 - self.certainty, self.exploration))
-        shift = tuple([price * cost for cost in costs])
+        shift = tuple([price * cost + terms.late_price * one.late for cost, one in zip(costs, cell, strict=True)])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
         return np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms)))
 
@@ -186,7 +195,14 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         price = self.cost_weight + terms.usd_price
         costs = _costs(profile, arms, cell)
         return tuple(
-            Trade(arm=arm.name, quality=one.mean, sd=one.sd, cost_usd=cost, worth=one.mean - price * cost)
+            Trade(
+                arm=arm.name,
+                quality=one.mean,
+                sd=one.sd,
+                cost_usd=cost,
+                late=one.late,
+                worth=one.mean - price * cost - terms.late_price * one.late,
+            )
             for arm, one, cost in zip(arms, cell, costs, strict=True)
         )
 

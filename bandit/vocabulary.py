@@ -104,10 +104,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What money costs at the moment of a decision. Set by the budget, logged with the choice."""
+    """What money and lateness cost at the moment of a decision. Set by the budgets, logged with the choice."""
 
     usd_price: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
     room_usd: float | None = None  # what the next call may cost; None: no budget
+    late_price: float = 0.0  # quality points that a surely late reply takes away
 
 
 FREE = Terms()
@@ -120,7 +121,8 @@ class Trade(msgspec.Struct, frozen=True, kw_only=True):
     quality: float  # expected
     sd: float
     cost_usd: float  # expected
-    worth: float  # quality less what the cost is worth at the price of money
+    late: float  # chance of a late reply
+    worth: float  # quality less what cost and lateness take away at their prices
 
 
 class Choice(msgspec.Struct, frozen=True, kw_only=True):

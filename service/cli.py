@@ -10,6 +10,7 @@ import click
 
 from service.classifier_cli import classifier, classify
 from service.errors import ArmwiseError, ConfigurationError
+from service.evaluate_cli import evaluate, replay, report
 from service.prior_cli import prior
 
 if TYPE_CHECKING:
@@ -53,6 +54,9 @@ def main() -> None:
 main.add_command(classify)
 main.add_command(classifier)
 main.add_command(prior)
+main.add_command(evaluate)
+main.add_command(replay)
+main.add_command(report)
 
 
 def read(config: Path | None) -> "Settings":

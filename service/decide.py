@@ -13,7 +13,7 @@ import msgspec
 from bandit.costs import expected_cost
 from bandit.eligibility import split
 from bandit.policies import Policy
-from bandit.posteriors import Beliefs
+from bandit.posteriors import Beliefs, Estimate
 from bandit.selection import choose, seed_of, uniform
 from bandit.vocabulary import FREE, Arm, Choice, Limits, PromptProfile, Terms
 from service.classifying import Classified, Trace
@@ -25,7 +25,9 @@ from service.wire import ChatRequest, Wishes, limits_of
 
 log = logging.getLogger("armwise")
 
+_NOTHING_KNOWN = Estimate(0.0, 0.0)
 USER_SPECIFIED = "user_specified"
+KILL_SWITCH = "kill_switch"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,7 +44,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     created_at: float  # seconds since 1970 UTC
-    method: str  # auto, user_specified, static_fallback (learning failed), degraded (no database)
+    method: str  # auto, user_specified, static_fallback (learning failed), degraded (no database), kill_switch
     caller: Caller
     profile: PromptProfile
     limits: Limits
@@ -51,7 +53,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
     namespace: str = ""  # whose posteriors it read and teaches
     config_version: str = ""
+    max_explore: float = 1.0  # ceiling of the probability of all arms but the likeliest
     expected_usd: float = 0.0  # of the drawn arm
+    expected_late: float = 0.0  # its chance of a late reply
     ask_feedback: bool = False  # drawn at random for the user to be asked
     classified: Trace | None = None  # how the prompt was; decisions of older versions do not say
     classify_s: float = 0.0
@@ -123,7 +127,9 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
 
     now: float  # seconds since 1970 UTC
     key_id: str = ""
-    degraded: bool = False  # the database cannot be written: learning is left out and the static tiers decide
+    key_name: str = ""
+    degraded: bool = False  # the database cannot be written: learning is left out and the safe policy decides
+    off: bool = False  # the owner's kill switch: the safe policy decides
     terms_of: Callable[[Policy], Terms] = lambda _: FREE  # what money costs a policy's next request
 
 
@@ -152,6 +158,7 @@ def decide(
     limits = limits_of(request, needs_of(request))
     seed = seed_of(decision_id)
     excluded: dict[str, str] = {}
+    max_explore = 1.0
     if policy is None:
         beliefs = knowledge.beliefs("", profile.task_type, now)
         choice = named_choice(setup.models[request.model or ""].arm(), limits, seed, beliefs.version)
@@ -161,17 +168,21 @@ def decide(
         if not eligible:
             raise NoEligibleModel(excluded)
         method = "auto"
-        if circumstances.degraded:
-            method, policy = "degraded", setup.safe_policy
-        beliefs = knowledge.believed(policy, "", profile, now)
+        if circumstances.degraded or circumstances.off:
+            method, policy = "degraded" if circumstances.degraded else KILL_SWITCH, setup.safe_policy
+        max_explore = setup.settings.safety.ceiling(profile.task_type, caller.tags, circumstances.key_name)
         try:
+            beliefs = knowledge.believed(policy, "", profile, now)
             terms = circumstances.terms_of(policy)
-            choice = choose(policy, profile, eligible, beliefs, seed, explore=limits.explore, terms=terms)
+            choice = choose(
+                policy, profile, eligible, beliefs, seed, explore=limits.explore, terms=terms, max_explore=max_explore
+            )
         except Exception:  # learning may never break serving, whatever is in a cell
-            log.exception("policy %s failed; the static tiers decide", policy.name)
-            method = "static_fallback"
-            choice = choose(setup.safe_policy, profile, eligible, beliefs, seed, explore=limits.explore)
+            log.exception("policy %s failed; the safe policy decides", policy.name)
+            method, beliefs = "static_fallback", knowledge.nothing()
+            choice = choose(setup.safe_policy, profile, eligible, beliefs, seed)
         plan = plan_of(choice, setup.settings.routing.fallbacks)
+    expected = beliefs.estimates.get(choice.arm, _NOTHING_KNOWN)
     return Decision(
         id=decision_id,
         created_at=now,
@@ -183,18 +194,14 @@ def decide(
         excluded=excluded,
         plan=plan,
         config_version=setup.version,
-        expected_usd=_expected_usd(setup, choice, profile, beliefs),
+        max_explore=max_explore,
+        expected_usd=expected_cost(setup.models[choice.arm].arm(), profile, expected.output_tokens),
+        expected_late=expected.late,
         ask_feedback=is_asked(decision_id, setup.settings.rewards.ask_share),
         classified=trace,
         classify_s=classified.seconds + profiled - started,
         decide_s=time.perf_counter() - profiled,
     )
-
-
-def _expected_usd(setup: Setup, choice: Choice, profile: PromptProfile, beliefs: Beliefs) -> float:
-    known = beliefs.estimates.get(choice.arm)
-    arm = setup.models[choice.arm].arm()
-    return expected_cost(arm, profile, known.output_tokens if known is not None else 0.0)
 
 
 def named_choice(arm: Arm, limits: Limits, seed: int, beliefs_version: str) -> Choice:

@@ -7,14 +7,16 @@ read each second. Counts are integers and both ways pass the writer's queue, so 
 import time
 from collections.abc import Callable, Mapping
 
+from msgspec.structs import replace
 from sqlalchemy import Connection
 
 from bandit.history import Cell
 from bandit.policies import Policy
-from bandit.posteriors import Beliefs, CellKey, Counts, evidence_from
+from bandit.posteriors import Beliefs, CellKey, Counts, Estimate, evidence_from
 from bandit.vocabulary import Channel, PromptProfile
 from service import store
-from service.beliefs import Contents, encode, encode_estimates
+from service.beliefs import Contents, decode, encode, encode_estimates
+from service.controls import InForce
 from service.ledger import Ledger, cells_by_week
 from service.store import SumKey
 from service.writer import Writer
@@ -46,6 +48,8 @@ class Knowledge:
         self._swapped_at: dict[tuple[str, str], float] = {}
         self._contents = Contents()
         self._fits: dict[tuple[str, str], dict[Cell, Beliefs]] = {}  # namespace, policy
+        self._fitted: dict[tuple[str, str], Mapping[Cell, str]] = {}  # likewise, without what the owner holds
+        self.controls = InForce()
 
     def beliefs(self, namespace: str, task_type: str, now: float, *, fresh: bool = False) -> Beliefs:
         """The snapshot to decide on; at most 0.5 s older than the last commit, with `fresh` not at all."""
@@ -89,8 +93,28 @@ class Knowledge:
         return self._fits.get((namespace, policy), {})
 
     def take_fit(self, namespace: str, policy: str, contents: Mapping[Cell, str]) -> None:
-        """Decide on this fit from now on: cell to the content of its beliefs."""
-        self._fits[namespace, policy] = {cell: self._contents.keep(content) for cell, content in contents.items()}
+        """Decide on this fit from now on: cell to the content of its beliefs. What the owner holds stays as it is."""
+        self._fitted[namespace, policy] = contents
+        held = {cell for name, cell in self.controls.estimates if name == policy and namespace == ""}
+        fit = {cell: self._contents.keep(content) for cell, content in contents.items() if cell not in held}
+        for cell in held:
+            content = _with_held(contents.get(cell), self.controls.held_in(policy, cell))
+            fit[cell] = self._contents.keep(content)
+        self._fits[namespace, policy] = fit
+
+    def control(self, controls: InForce) -> None:
+        """Do as the owner switched, at once, and on the last fits."""
+        if controls is self.controls:
+            return
+        self.controls = controls
+        self._stale.update(self._sums, self._snapshots)
+        policies = {("", policy) for policy, _ in controls.estimates}
+        for namespace, policy in {*self._fitted, *policies}:
+            self.take_fit(namespace, policy, self._fitted.get((namespace, policy), {}))
+
+    def nothing(self) -> Beliefs:
+        """A snapshot that knows nothing, for decisions that cannot be taken on what is known."""
+        return self._contents.keep(encode({}))
 
     def cells(self) -> dict[SumKey, Counts]:
         """All sums, by namespace, arm, task type, tier and channel."""
@@ -185,4 +209,17 @@ class Knowledge:
         for (arm, _tier, channel), counts in list(self._sums.get(key, {}).items()):
             by_channel = arms.setdefault(arm, {})
             by_channel[channel] = by_channel.get(channel, Counts()).plus(counts)
+        namespace, task_type = key
+        if namespace == "":
+            return self._contents.keep(encode(self.controls.evidence_of(task_type, arms)))
         return self._contents.keep(encode({arm: evidence_from(channels) for arm, channels in arms.items()}))
+
+
+def _with_held(content: str | None, held: Mapping[str, Estimate]) -> str:
+    """A cell's content with held qualities in it; how long replies are, and how late, is not held."""
+    believed = decode(content) if content is not None else Beliefs()
+    if content is not None and believed.regressions:  # another kind of policy took the name: it has no such cells
+        return content
+    known = believed.estimates
+    found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
+    return encode_estimates({**known, **found})

@@ -77,7 +77,7 @@ class Ended:
 async def settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
     """Store the attempts, examine the reply and learn from it. `said` is the reply, or the copy of a stream."""
     if not ended.attempts:
-        parts.budgets.settled(ended.decision.id, 0.0)
+        parts.budgets.settled(ended.decision.id, 0.0, 0.0)
         return
     try:
         await _settle(parts, ended, said)
@@ -102,7 +102,8 @@ async def _settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
         parts.metrics.attempt_done(attempt, usage, cost)
         if attempt is not last:
             parts.metrics.fell_back(attempt)
-    parts.budgets.settled(decision.id, spent)
+    waited_s = sum(attempt.latency_s for attempt in ended.attempts[:-1]) + (last.first_token_s or last.latency_s)
+    parts.budgets.settled(decision.id, spent, waited_s)
     if not ended.stored:
         return
     measurements: list[Measurement] = []

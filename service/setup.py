@@ -23,7 +23,7 @@ class Setup:
     policies: dict[str, Policy]
     default_policy: Policy
     safe_policy: StaticTier  # decides when learning cannot
-    budgeted: bool  # some policy or API key has a budget
+    budgeted: bool  # some policy or API key has a budget, of money or of late replies
 
 
 def database_url(settings: DatabaseSettings, environ: Mapping[str, str]) -> str:
@@ -51,5 +51,5 @@ def create_setup(settings: Settings) -> Setup:
         default_policy=policies[settings.default_policy],
         safe_policy=safe_policy_of(settings),
         budgeted=bool(settings.budgets.usd_per_key_day)
-        or any(isinstance(policy, PooledThompson) and policy.objective == "budget" for policy in settings.policies),
+        or any(isinstance(policy, PooledThompson) and policy.limited for policy in settings.policies),
     )

@@ -6,14 +6,16 @@ import time
 
 import aiohttp
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from bandit.pooled import PooledThompson
 from bandit.posteriors import CellKey, Counts
 from service import store
+from service.accounts import NANO, Name
 from service.auth import key_row, new_key
-from service.budgets import NANO
 from service.database import Database
-from service.settings import Budgets, SimulatedModel
+from service.settings import Budgets, Learning, OpenAICompatibleModel, SimulatedModel
 from tests.api.asking import ask, asked
 
 CHEAP = SimulatedModel(name="cheap", tier="small", price_in=0.1, price_out=0.4)
@@ -37,6 +39,12 @@ async def spend(http, count):
 QUESTION = {"messages": [{"role": "user", "content": "Explain why the sky is blue."}], "simulate": {"quality": 1.0}}
 
 
+REPLY = {
+    "id": "up", "object": "chat.completion", "usage": {"prompt_tokens": 7, "completion_tokens": 9, "total_tokens": 16},
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": "It scatters."}, "finish_reason": "stop"}],
+}  # fmt: skip
+
+
 async def test_the_mean_cost_stays_within_the_budget(run):
     # Unpaced, the dear model answers nearly always (its tier promises more); a third of its cost is allowed.
     service = run(models=(CHEAP, DEAR), policies=(costly(),))
@@ -50,8 +58,7 @@ async def test_the_mean_cost_stays_within_the_budget(run):
     # The burst is 20 budgets; one call of the dear model is 3 of them.
     assert sum(costs) <= (400 + 20 + 3) * budget
     assert statistics.mean(costs) >= 0.3 * budget  # and it is used
-    rows = service.parts.budgets._rows
-    row = rows["paced", 0]
+    row = service.parts.budgets._accounts.sums(Name("paced"))
     assert row.requests == 400
     assert row.spent / NANO == pytest.approx(sum(costs), rel=1e-3)
 
@@ -63,7 +70,7 @@ async def test_two_replicas_share_a_budget_and_a_restart_remembers_it(run, datab
         spent = sum(await spend(first, 30)) + sum(await spend(second, 30))
     await asyncio.sleep(2.0)
     for service in (one, two, run(models=(CHEAP, DEAR), policies=(policy,))):
-        _, state = service.parts.budgets.state(policy, time.time())
+        _, state = service.parts.budgets.money(policy, time.time())
         assert state.requests == 60
         assert state.spent_usd == pytest.approx(spent, rel=1e-3)
 
@@ -83,6 +90,7 @@ async def test_a_decision_under_a_budget_is_logged_with_its_terms_and_repeats(ru
     assert trade.keys() == {"cheap", "dear"}
     assert trade["dear"]["cost_usd"] > trade["cheap"]["cost_usd"] > 0
     price = told["choice"]["terms"].get("usd_price", 0.0)
+    assert trade["cheap"]["late"] == 0.0
     for row in trade.values():
         assert row["worth"] == pytest.approx(row["quality"] - price * row["cost_usd"])
 
@@ -126,3 +134,32 @@ async def test_a_key_that_spent_its_day_is_told_so(run):
     assert len(seen) > 1
     async with aiohttp.ClientSession(service.url, headers={"authorization": "Bearer aw-team-b"}) as http:
         assert (await asked(http))[0] == 200
+
+
+async def test_late_replies_are_kept_to_their_share(run):
+    # The dear model needs .15 s, the cheap one none; a tenth of the replies may take longer than .1 s. Unlimited, the
+    # dear one answers nearly all.
+    async def slow(request):
+        await asyncio.sleep(0.15)
+        return web.json_response(REPLY)
+
+    upstream = web.Application()
+    upstream.router.add_post("/v1/chat/completions", slow)
+    async with TestServer(upstream) as server:
+        slow_model = OpenAICompatibleModel(name="slow", tier="large", base_url=str(server.make_url("/v1")))
+        policy = costly(late_after_s=0.1, late_share=0.1)
+        service = run(models=(CHEAP, slow_model), policies=(policy,), learning=Learning(fit_every_s=0.2))
+        async with aiohttp.ClientSession(service.url) as http:
+            for _ in range(20):
+                await ask(http)
+            await service.parts.fitting.measure(Database(service.settings.database.url), service.parts.setup)
+            await asyncio.sleep(1.0)
+            for _ in range(30):
+                await ask(http)
+            await asyncio.sleep(0.5)
+            models = [(await ask(http))["routing"]["model"] for _ in range(60)]
+    # The first ones ran into debt, so now hardly any are allowed.
+    assert models.count("slow") <= 12
+    _, state = service.parts.budgets.lateness(policy)
+    assert state.requests == 110
+    assert state.spent_usd > 5
