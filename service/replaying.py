@@ -1,0 +1,335 @@
+"""What another policy would have drawn on the decisions of the log, each time knowing no more than was known then."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, case, select
+
+from bandit.catalogue import AnyPolicy
+from bandit.channels import Calibration, Pairs, pairs_of
+from bandit.eligibility import split
+from bandit.history import ArmRestart, Memory, faded
+from bandit.policies import Fixed, Policy, Random, Rules, StaticTier
+from bandit.posteriors import Beliefs, CellKey, Counts, counts_of
+from bandit.selection import checked, choose, seed_of
+from bandit.vocabulary import EXPLICIT_CHANNELS, FREE, Arm, PromptProfile, Reward
+from service import store
+from service.alarms import list_alarms, restart_of
+from service.beliefs import decode
+from service.calibrations import calibration
+from service.checks import check
+from service.configuration import settings_from_content
+from service.decide import Decision
+from service.errors import ConfigurationError, UnusableData
+from service.explain import policies_of
+from service.fitting import fitted
+from service.knowledge import Knowledge
+from service.mistakes import build
+from service.priors import read_prior
+from service.settings import NotNegative, Section, Settings
+from service.tables import rewards
+
+REFIT_S = 3600.0  # a learning policy is fitted after so much time of the log,
+REFIT_LABELS = 200  # or after so many labels
+
+_HOUR_S, _DAY_S = 3600.0, 86_400.0
+_NEVER_LEARN = (Fixed, Random, StaticTier, Rules)
+_EVERY_ALARM = 1_000_000
+
+
+# What may be asked for
+
+
+class PolicyFile(Section, frozen=True, kw_only=True):
+    """A file of candidates."""
+
+    policies: tuple[AnyPolicy, ...] = ()
+
+
+class Price(Section, frozen=True, kw_only=True):
+    """Other prices of a model; those left out stay as they are."""
+
+    name: str
+    price_in: NotNegative | None = None
+    price_out: NotNegative | None = None
+    price_cached_in: NotNegative | None = None
+
+
+class PriceFile(Section, frozen=True, kw_only=True):
+    """A file of prices."""
+
+    models: tuple[Price, ...] = ()
+
+
+def read_policies(path: Path, settings: Settings, environ: Mapping[str, str]) -> tuple[Policy, ...]:
+    """The policies in a file of `[[policies]]`, checked against the configured models.
+
+    Raises:
+        ConfigurationError: with every mistake in it.
+    """
+    mistakes: list[str] = []
+    found = list(build(PolicyFile, _toml(path), "", mistakes).policies)
+    if not found and not mistakes:
+        mistakes.append("holds no [[policies]]; expected at least one, as in armwise.toml")
+    for index, policy in enumerate(found):
+        if file := getattr(policy, "prior_file", ""):
+            try:
+                found[index] = msgspec.structs.replace(policy, prior=read_prior(Path(file)))
+            except ConfigurationError as error:
+                mistakes += [f"`policies[{index}].prior_file`: {mistake}" for mistake in error.mistakes]
+    if not mistakes:
+        routing = msgspec.structs.replace(settings.routing, policy="")
+        mistakes = check(msgspec.structs.replace(settings, policies=tuple(found), routing=routing), environ)
+    if mistakes:
+        raise ConfigurationError([f"{path}: {mistake}" for mistake in mistakes])
+    return tuple(found)
+
+
+def read_prices(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
+    """By configured model, its prices in a file of `[[models]]` that differ from its own.
+
+    Raises:
+        ConfigurationError: with every mistake in it.
+    """
+    mistakes: list[str] = []
+    found = build(PriceFile, _toml(path), "", mistakes).models
+    known = {model.name for model in settings.models}
+    if not found and not mistakes:
+        mistakes.append("holds no [[models]]; expected at least one, with `name` and prices")
+    mistakes += [f"no model `{price.name}` is configured" for price in found if price.name not in known]
+    if mistakes:
+        raise ConfigurationError([f"{path}: {mistake}" for mistake in mistakes])
+    return {
+        price.name: {
+            name: value for name, value in msgspec.structs.asdict(price).items() if name != "name" and value is not None
+        }
+        for price in found
+    }
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError([f"{path}: is not TOML: {error}"]) from None
+
+
+# What was known when
+
+
+class Arrival(NamedTuple):
+    """A reward, and when it became known. One that was corrected is known from its correction on: the first is gone."""
+
+    at: float
+    cell: CellKey
+    counts: Counts
+
+
+class Past(NamedTuple):
+    """All that was learned, with the time from which on it was known. Arrivals and restarts are in order of time."""
+
+    cells: Mapping[CellKey, Counts]  # before the first arrival
+    calibration: Calibration  # likewise
+    arrivals: Sequence[Arrival]
+    pairs: Sequence[tuple[float, str, Pairs]]  # time, task type
+    restarts: Sequence[tuple[float, ArmRestart]]
+
+
+NOTHING_KNOWN = Past({}, Calibration(), (), (), ())
+
+
+def learns(policy: Policy) -> bool:
+    """Whether what a policy draws depends on rewards."""
+    return not isinstance(policy, _NEVER_LEARN)
+
+
+def read_past(connection: Connection, since: float, window_s: float) -> Past:
+    """What was known at `since`, and what came after; feedback was taken for `window_s` after a decision.
+
+    The cells are sums of all rewards, so those before are the cells less what came after.
+    """
+    arrived = _arrived(rewards)
+    # A correction comes within the window; by `created_at` there is an index. A day more than needed does no harm.
+    recent = rewards.c.created_at >= since - window_s - _DAY_S
+    columns = (
+        arrived, rewards.c.namespace, rewards.c.arm, rewards.c.task_type, rewards.c.tier, rewards.c.hour,
+        rewards.c.channel, rewards.c.value, rewards.c.weight,
+    )  # fmt: skip
+    wanted = select(*columns).where(recent, arrived >= since, rewards.c.namespace == "", rewards.c.weight > 0)
+    known: dict[Any, Any] = {}  # equal cells and counts are kept once: most readings are like others
+    arrivals = []
+    for at, *names, value, weight in connection.execute(wanted.order_by(arrived, rewards.c.decision_id)):
+        key, counts = CellKey(*names), counts_of(Reward(value=value, weight=weight))
+        arrivals.append(Arrival(at, known.setdefault(key, key), known.setdefault(counts, counts)))
+    cells = {cell: counts for cell, counts in store.cells_from_hour(connection, 0).items() if cell.namespace == ""}
+    for _, cell, counts in arrivals:
+        cells[cell] = cells.get(cell, Counts()).minus(counts)
+    pairs = _pairs(connection, since, window_s)
+    before = calibration(connection)
+    for _, task, pair in pairs:
+        before = Calibration({**before.pairs, task: before.pairs.get(task, Pairs()).minus(pair)})
+    changes = sorted(list_alarms(connection, limit=_EVERY_ALARM), key=lambda row: (row.hour, row.at, row.id))
+    return Past(
+        cells={cell: counts for cell, counts in cells.items() if counts != Counts()},
+        calibration=before,
+        arrivals=arrivals,
+        pairs=pairs,
+        restarts=[(row.at, ArmRestart(row.arm, row.hour, restart_of(row))) for row in changes],
+    )
+
+
+def _arrived(table: Any) -> Any:
+    return case((table.c.updated_at > table.c.created_at, table.c.updated_at), else_=table.c.created_at)
+
+
+def _pairs(connection: Connection, since: float, window_s: float) -> list[tuple[float, str, Pairs]]:
+    """Labels and readings of the same reply, of which one came after `since`; a label comes after its reply."""
+    reading, label = rewards.alias("reading"), rewards.alias("label")
+    wanted = (
+        select(
+            _arrived(reading), _arrived(label), reading.c.task_type, label.c.value, reading.c.value, label.c.weight
+        )
+        .join(label, (label.c.decision_id == reading.c.decision_id) & (label.c.arm == reading.c.arm))
+        .where(
+            label.c.created_at >= since - window_s - _DAY_S,
+            reading.c.channel == "reading",
+            reading.c.namespace == "",
+            label.c.channel.in_(sorted(EXPLICIT_CHANNELS)),
+        )
+    )  # fmt: skip
+    found = [
+        (max(read_at, said_at), str(task), pairs_of(y, h, weight))
+        for read_at, said_at, task, y, h, weight in connection.execute(wanted)
+    ]
+    return sorted(pair for pair in found if pair[0] >= since)
+
+
+class Hindsight:
+    """Takes policies through a log: at each decision they know what had arrived before their last fit, never more."""
+
+    def __init__(self, policies: Sequence[Policy], arms: Mapping[str, Arm], memory: Memory, past: Past) -> None:
+        self._policies = policies
+        self._arms = arms
+        self._memory = memory
+        self._past = past
+        self._knowledge = Knowledge(clock=lambda: 0.0)
+        self._knowledge.load(past.cells)
+        self._calibration = past.calibration
+        self._fitted_at = float("-inf")
+        self._taken = self._seen = self._paired = 0  # arrivals that are known, and that have come; pairs that are known
+        self._labels = 0  # that have come and are not known
+        self._of = lru_cache(maxsize=4096)(self._eligible)
+
+    def draw(self, decision: Decision) -> dict[str, dict[str, float]]:
+        """By policy, its probabilities by model for this decision; empty when none of its models is configured.
+
+        Decisions must come in the order in which they were made.
+        """
+        arms = self._of(decision.choice.arms)
+        if not arms:
+            return {}
+        self._advance(decision.created_at)
+        found = {}
+        for policy in self._policies:
+            chances = checked(
+                policy.probabilities(
+                    decision.profile, arms, self._beliefs(policy, decision.profile), self._terms(policy, decision)
+                ),
+                len(arms),
+            )
+            found[policy.name] = {arm.name: chance for arm, chance in zip(arms, chances, strict=True)}
+        return found
+
+    def _eligible(self, names: tuple[str, ...]) -> tuple[Arm, ...]:
+        return tuple(self._arms[name] for name in names if name in self._arms)
+
+    def _terms(self, policy: Policy, decision: Decision) -> Any:
+        """The price of money that was in force, for a policy that keeps a budget; the others know none."""
+        return decision.choice.terms if getattr(policy, "objective", "") == "budget" else FREE
+
+    def _beliefs(self, policy: Policy, profile: PromptProfile) -> Beliefs:
+        if not learns(policy):
+            return Beliefs()
+        return self._knowledge.believed(policy, "", profile, self._fitted_at)
+
+    def _advance(self, at: float) -> None:
+        """Fit again at `at`, when an hour or 200 labels have passed."""
+        arrivals = self._past.arrivals
+        while self._seen < len(arrivals) and arrivals[self._seen].at < at:
+            self._labels += arrivals[self._seen].cell.channel in EXPLICIT_CHANNELS
+            self._seen += 1
+        if at - self._fitted_at < REFIT_S and self._labels < REFIT_LABELS:
+            return
+        for _, cell, counts in arrivals[self._taken : self._seen]:
+            self._knowledge.fold({cell: counts})
+        self._taken, self._labels, self._fitted_at = self._seen, 0, at
+        pairs = self._past.pairs
+        while self._paired < len(pairs) and pairs[self._paired][0] < at:
+            _, task, pair = pairs[self._paired]
+            self._calibration = self._calibration.plus(Calibration({task: pair}))
+            self._paired += 1
+        self._fit([policy for policy in self._policies if policy.fits], at)
+
+    def _fit(self, policies: Sequence[Policy], at: float) -> None:
+        if not policies:
+            return
+        restarts = [restart for since, restart in self._past.restarts if since < at]
+        table = self._knowledge.ledger.table("")
+        history = faded(table, list(self._arms), at / _HOUR_S, self._memory, restarts, self._calibration)
+        for policy in policies:
+            contents = fitted(policy, tuple(self._arms.values()), history)
+            if not contents:
+                raise UnusableData(
+                    f"The policy {policy.name} learns from more than the log's rewards, so it cannot be replayed. "
+                    "Candidates may be pooled_thompson, thompson and policies that do not learn."
+                )
+            self._knowledge.take_fit("", policy.name, contents)
+
+
+# What was stored
+
+
+class Stored:
+    """Settings and beliefs that decisions were taken on, each read once."""
+
+    def __init__(self, connection: Connection, prices: Mapping[str, Mapping[str, float]]) -> None:
+        self._connection = connection
+        self._prices = prices
+        self._settings = lru_cache(maxsize=64)(self._read_settings)
+        self._beliefs = lru_cache(maxsize=4096)(self._read_beliefs)
+
+    def draw(self, decision: Decision) -> dict[str, float] | None:
+        """The probabilities that a decision's own policy would have had at the other prices; None: not stored."""
+        known, beliefs = self._settings(decision.config_version), self._beliefs(decision.choice.beliefs_version)
+        if known is None or beliefs is None or decision.choice.policy not in known[1]:
+            return None
+        arms, policies = known
+        eligible, _ = split(arms, decision.profile, decision.limits)
+        if not eligible:
+            return None
+        policy, seed = policies[decision.choice.policy], seed_of(decision.id)
+        choice = choose(policy, decision.profile, eligible, beliefs, seed, terms=decision.choice.terms)
+        return dict(zip(choice.arms, choice.probabilities, strict=True))
+
+    def _read_settings(self, version: str) -> tuple[list[Arm], dict[str, Policy]] | None:
+        content = store.config_content(self._connection, version)
+        if content is None:
+            return None
+        settings = settings_from_content(content)
+        arms = [model.arm() for model in settings.models if model.enabled]
+        return [repriced(arm, self._prices) for arm in arms], policies_of(settings)
+
+    def _read_beliefs(self, version: str) -> Beliefs | None:
+        content = store.belief_content(self._connection, version)
+        return None if content is None else decode(content)
+
+
+def repriced(arm: Arm, prices: Mapping[str, Mapping[str, float]]) -> Arm:
+    """A model at other prices, where there are some for it."""
+    return msgspec.structs.replace(arm, **prices.get(arm.name, {}))
