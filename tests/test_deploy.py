@@ -75,6 +75,7 @@ def test_the_dashboard_shows_what_an_owner_asks():
         "classifier_inference_seconds_bucket", "classifier_queue_seconds_bucket", "classifier_lookups_total",
         "classifier_info", "event_loop_delay_seconds_bucket",
         "posterior_evidence", "snapshot_timestamp_seconds", "learner_errors_total", "degraded", "build_info",
+        "drift_alarms_total", "model_suspected", "fit_seconds_bucket", "label_rate_alarm", "webhooks_total",
     ):  # fmt: skip
         assert f"armwise_{metric}" in shown, metric
 
@@ -137,6 +138,8 @@ def steady(series, values):
 INFO = 'armwise_classifier_info{instance="a", classifier="embedded/1", '
 FALLBACKS = 'armwise_classifier_fallbacks_total{instance="a", reason='
 CLASSIFIED = 'armwise_classifications_total{instance="a", classifier="embedded", task_type="Other"}'
+CHANGED = 'armwise_drift_alarms_total{model="m", direction="down", stream="label"}'
+AFTER_A_DAY = ("ArmwiseNoFeedback", "ArmwiseModelChanged", "ArmwiseUnevenRatings")
 CHATS = 'armwise_requests_total{instance="a", endpoint="/v1/chat/completions", streamed="false", status='
 
 
@@ -205,6 +208,13 @@ CHATS = 'armwise_requests_total{instance="a", endpoint="/v1/chat/completions", s
             ],
             True,
         ),
+        ("ArmwiseModelChanged", [steady(CHANGED, "_x1480 1x100")], True),
+        ("ArmwiseModelChanged", [steady(CHANGED, "3x1480 4x100")], True),
+        ("ArmwiseModelChanged", [steady(CHANGED, "4x2000")], False),
+        ("ArmwiseUnevenRatings", [steady('armwise_label_rate_alarm{model="m"}', "1x2000")], True),
+        ("ArmwiseUnevenRatings", [steady('armwise_label_rate_alarm{model="m"}', "0x2000")], False),
+        ("ArmwiseWebhook", [steady('armwise_webhooks_total{instance="a", outcome="failed"}', "0x25 1x20")], True),
+        ("ArmwiseWebhook", [steady('armwise_webhooks_total{instance="a", outcome="sent"}', "0x25 1x20")], False),
         ("ArmwiseNoFeedback", [steady('armwise_decisions_total{model="m"}', "0+100x2000")], True),
         (
             "ArmwiseNoFeedback",
@@ -227,7 +237,7 @@ def test_alerts_fire_when_they_should(promtool, tmp_path, alert, series, fires):
         "interval": "1m",
         "input_series": series,
         "promql_expr_test": [
-            {"expr": probe, "eval_time": "1500m" if "NoFeedback" in alert else "30m", "exp_samples": expected}
+            {"expr": probe, "eval_time": "1500m" if alert in AFTER_A_DAY else "30m", "exp_samples": expected}
         ],
     }
     (tmp_path / "case.yml").write_text(
