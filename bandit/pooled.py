@@ -24,6 +24,7 @@ from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile
 Array = NDArray[np.float64]
 Objective = Literal["quality", "budget", "floor"]
 
+_READINGS_PER_LABEL = 10.0  # calls that were only read end the nursery too, as most are never rated
 _TYPICAL_COIN = 0.2  # variance of one label
 _DIGITS = 6  # of an estimate: equal to the eye is equal in content
 
@@ -97,6 +98,8 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     late_share: float = 0.05  # of replies that may be late
     within: float = 0.02  # with "floor": how far below the best quality is good enough
     certainty: float = 0.9  # with "floor": how sure that must be
+    nursery: float = 0.02  # share of traffic that goes to new arms, as long as few labels are known of them
+    nursery_labels: float = 30.0  # labels, or calls that were read instead, from which an arm is no longer new
     baseline: str = ""  # name of the arm that the others are held against; empty: none
     gate: float = 0.05  # arms that are surely worse than the baseline by more than this get the floor alone
     credit: float = 1.0  # share of the baseline's quality that exploring may be expected to cost; 1: any
@@ -146,16 +149,27 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         found = self.pooled(arms, history)
         mean, sd = np.round(found.mean, _DIGITS).tolist(), np.round(found.sd, _DIGITS).tolist()
         tokens, late = history.output_tokens, history.late
+        new = self._new(history)
         return {
             (task, tier): {
                 arm.name: Estimate(
-                    mean[k][t][z], sd[k][t][z], tokens.get((arm.name, task), 0.0), late.get((arm.name, task), 0.0)
+                    mean[k][t][z],
+                    sd[k][t][z],
+                    tokens.get((arm.name, task), 0.0),
+                    late.get((arm.name, task), 0.0),
+                    new[k],
                 )
                 for k, arm in enumerate(arms)
             }
             for t, task in enumerate(TASK_TYPES)
             for z, tier in enumerate(PROMPT_TIERS)
         }
+
+    def _new(self, history: History) -> list[bool]:
+        """Which arms are new: fewer than `nursery_labels`, where the others have them. All new is none new."""
+        known = history.labels.n.sum(axis=(1, 2)) + history.readings.n.sum(axis=(1, 2)) / _READINGS_PER_LABEL
+        new = known < self.nursery_labels
+        return [bool(one) and not new.all() for one in new]
 
     def estimate(self, arm: Arm, task_type: TaskType, tier: PromptTier, beliefs: Beliefs) -> Estimate:
         """What is known of an arm's quality in a cell; of one never worked out, the prior."""
@@ -173,13 +187,23 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         means, sds = tuple([one.mean for one in cell]), tuple([one.sd for one in cell])
         price = self.cost_weight + terms.usd_price
         if not price and not terms.late_price and terms.room_usd is None and self.objective != "floor":
-            return np.array(_chances(means, sds, (), (), self.exploration, self.guard(arms)))
+            found = np.array(_chances(means, sds, (), (), self.exploration, self.guard(arms)))
+            return self._with_nursery(found, cell)
         costs = _costs(profile, arms, cell)
         if self.objective == "floor":
             return np.array(_cheapest(means, sds, costs, self.within, 1.0 - self.certainty, self.exploration))
         shift = tuple([price * cost + terms.late_price * one.late for cost, one in zip(costs, cell, strict=True)])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
-        return np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms)))
+        found = np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms)))
+        return self._with_nursery(found, cell)
+
+    def _with_nursery(self, found: Probabilities, cell: Sequence[Estimate]) -> Probabilities:
+        """Give new arms their share; one that there is no money for gets none."""
+        new = [one.new and chance > 0.0 for one, chance in zip(cell, found, strict=True)]
+        if not any(new) or all(new):
+            return found
+        share = np.array(new) / sum(new)
+        return np.asarray((1.0 - self.nursery) * found + self.nursery * share)
 
     def guard(self, arms: Sequence[Arm]) -> Guard | None:
         """What `arms` are held against; None without a baseline among them."""

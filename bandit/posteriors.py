@@ -84,6 +84,7 @@ class Estimate(msgspec.Struct, frozen=True, array_like=True):
     sd: float
     output_tokens: float = 0.0  # of its replies to such prompts; 0: not known
     late: float = 0.0  # chance that a reply is later than the policy's limit
+    new: bool = False  # hardly anything was said of the arm yet, while much was of others
 
 
 class Regression(msgspec.Struct, frozen=True, array_like=True):

@@ -198,10 +198,10 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
 
 
 def _pooled(policy: PooledThompson) -> Iterator[str]:
-    yield from _outside(policy, ["floor", "certainty", "late_share", "gate", "credit"], low=0.0, high=1.0)
+    yield from _outside(policy, ["floor", "certainty", "late_share", "nursery", "gate", "credit"], low=0.0, high=1.0)
     yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
     yield from _outside(policy, ["active"], low=1)
-    yield from _outside(policy, ["usd_per_request", "usd_per_day", "within", "late_after_s"], low=0.0)
+    yield from _outside(policy, ["usd_per_request", "usd_per_day", "within", "late_after_s", "nursery_labels"], low=0.0)
     if policy.objective == "budget" and (policy.usd_per_request > 0.0) == (policy.usd_per_day > 0.0):
         yield 'objective` is "budget": set one of `usd_per_request` and `usd_per_day`'
     yield from _means(policy.prior_means)

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, norm
 
+from bandit.channels import Calibration
 from bandit.drift import ON_ALARM
-from bandit.history import ArmRestart, Memory, faded, table_of
+from bandit.history import ArmRestart, History, Memory, faded, table_of
 from bandit.pooled import Exploration, PooledThompson, chances
-from bandit.pooling import Pooled
+from bandit.pooling import Pooled, Sums
 from bandit.posteriors import MICRO, Beliefs, CellKey, Counts
 from bandit.priors import PriorTable
 from bandit.selection import choose, probability_of_best_normal, seed_of
@@ -72,7 +73,7 @@ def test_chances_are_real(cells, boldness, active, floor):
 
 TASK, TIER = TASK_TYPES[2], PROMPT_TIERS[1]
 ARMS = [Arm(name="a", tier="small"), Arm(name="b", tier="medium"), Arm(name="c", tier="large")]
-POLICY = PooledThompson(name="pooled")
+POLICY = PooledThompson(name="pooled", nursery=0.0)
 NOW = 500_000.0
 
 
@@ -231,3 +232,32 @@ def test_whatever_is_in_a_cell_there_are_estimates_and_chances(cells):
         probabilities = POLICY.probabilities(PromptProfile(task_type=task, tier=tier), ARMS, beliefs)
         assert sum(probabilities) == pytest.approx(1.0)
         assert min(probabilities) > 0
+
+
+def test_a_new_arm_has_its_share_until_it_is_known():
+    """By hand: a nursery of .1 takes a tenth of all other chances; 30 labels, or 300 readings, end it."""
+    policy, plain = PooledThompson(name="p", nursery=0.1), PooledThompson(name="p", nursery=0.0)
+    known = [100.0, 100.0, 0.0]
+
+    def chances_of(policy, labels, readings):
+        nothing = np.zeros((3, len(TASK_TYPES), len(PROMPT_TIERS)))
+        parts = [nothing.copy(), nothing.copy()]
+        for part, counts in zip(parts, (labels, readings), strict=True):
+            part[:, 0, 0] = counts
+        sums = [Sums(n, 0.7 * n, 0.7 * n) for n in parts]
+        names = tuple(arm.name for arm in NURSERY_ARMS)
+        history = History(names, *sums, Calibration(), np.ones(3), np.zeros(3))
+        profile = PromptProfile(task_type=TASK_TYPES[0], tier="simple")
+        cell = policy.estimates(NURSERY_ARMS, history)[TASK_TYPES[0], "simple"]
+        return policy.probabilities(profile, NURSERY_ARMS, Beliefs("", {}, cell))
+
+    for labels, readings, share in ((known, [0, 0, 0], 0.1), ([100, 100, 29], [0, 0, 0], 0.1),
+                                    ([100, 100, 30], [0, 0, 0], 0.0), (known, [0, 0, 300], 0.0),
+                                    ([0, 0, 0], [0, 0, 0], 0.0), ([100, 0, 0], [0, 0, 0], 0.1)):  # fmt: skip
+        before, after = (chances_of(one, labels, readings) for one in (plain, policy))
+        new = np.array(labels) + np.array(readings) / 10 < 30
+        expected = before if not share else (1 - share) * before + share * new / new.sum()
+        assert after == pytest.approx(expected)
+
+
+NURSERY_ARMS = [Arm(name=name, tier="medium") for name in ("a", "b", "c")]
