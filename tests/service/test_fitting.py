@@ -11,7 +11,7 @@ from bandit.channels import Calibration
 from bandit.drift import ON_ALARM
 from bandit.history import ArmRestart
 from bandit.pooled import PooledThompson
-from bandit.posteriors import MICRO, CellKey, Counts
+from bandit.posteriors import MICRO, CellKey, Counts, Estimate
 from bandit.priors import PriorTable
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
 from service.configuration import read_settings, settings_from_toml
@@ -131,6 +131,22 @@ async def test_a_fit_that_fails_leaves_the_last_one_and_the_other_policies(parts
     await fitting.refresh(dataclasses.replace(two, policies={"other": Broken(name="other"), **setup.policies}), NOW)
     assert knowledge.fit("", "other") is fit
     assert knowledge.fit("", POOLED)[CELL].version != version
+    assert failures(metrics) == 1.0
+
+
+class Unspeakable(PooledThompson, frozen=True, tag="unspeakable"):
+    """A policy whose estimates are no numbers."""
+
+    def estimates(self, arms, history):
+        return {cell: {"small": Estimate(float("nan"), 0.1)} for cell in super().estimates(arms, history)}
+
+
+async def test_estimates_that_are_no_numbers_are_not_decided_on(parts, setup):
+    knowledge, metrics, fitting = parts
+    await fitting.refresh(setup, NOW)
+    fit = knowledge.fit("", POOLED)
+    await fitting.refresh(dataclasses.replace(setup, policies={POOLED: Unspeakable(name=POOLED)}), NOW)
+    assert knowledge.fit("", POOLED) is fit
     assert failures(metrics) == 1.0
 
 
@@ -296,6 +312,22 @@ async def test_what_was_learned_is_decided_on_after_a_restart_at_once(start):
         # The last replies' readings follow them by a moment.
         assert await share(http) == pytest.approx(share_before, abs=0.01)
         assert await known(http, reply) == pytest.approx(learned, abs=0.01)
+
+
+async def test_replicas_come_to_the_same_estimates(start):
+    here, there = start(), start()
+    async with aiohttp.ClientSession(here.url) as one, aiohttp.ClientSession(there.url) as two:
+        for turn in range(6):
+            await rate((one, two)[turn % 2], reply := await ask((one, two)[turn % 2], model="small"), turn % 3 > 0)
+
+        async def agreed():
+            cells = [await get(http, "/v1/posteriors") for http in (one, two)]
+            means = [[cell["mean"] for cell in found["cells"]] for found in cells]
+            labels = [sum(cell["n"] for cell in found["cells"]) for found in cells]
+            return labels == [6.0, 6.0] and means[0] == pytest.approx(means[1], abs=1e-5)
+
+        await until(agreed)
+        assert await known(one, reply) != await known(one, reply, "large")
 
 
 # Settings
