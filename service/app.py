@@ -21,7 +21,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import store
 from service.alarms import restarts
-from service.api import alarms, chat, feedback, heuristics, owner, routing
+from service.api import alarms, chat, controls, feedback, heuristics, owner, routing
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
 from service.calibrations import calibration
@@ -78,6 +78,8 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             heuristics.refit_heuristics,
             alarms.alarms,
             alarms.tell_event,
+            controls.controls,
+            controls.tell_control,
             *docs_handlers(),
         ],
         openapi_config=openapi_config(),
@@ -119,7 +121,10 @@ def _running(settings: Settings, config: Path | None) -> Any:
         app.state.parts = parts
         await parts.writer.start()
         await parts.knowledge.refresh(parts.writer)
-        parts.fitting.told(await database.read(restarts), await database.read(calibration))
+        await parts.reload_controls()
+        parts.fitting.told(
+            parts.knowledge.controls.restarts(await database.read(restarts)), await database.read(calibration)
+        )
         await parts.fitting.measure(database, setup)
         await parts.fitting.refresh(setup)
         await parts.budgets.exchange(parts.writer, setup, time.time())
@@ -160,8 +165,10 @@ async def _refresh(parts: Parts) -> None:
     while True:
         await asyncio.sleep(parts.setup.settings.database.refresh_s)
         try:
+            await parts.reload_controls()
             await parts.knowledge.refresh(parts.writer)
-            parts.fitting.told(await parts.database.read(restarts), await parts.database.read(calibration))
+            found = parts.knowledge.controls.restarts(await parts.database.read(restarts))
+            parts.fitting.told(found, await parts.database.read(calibration))
             if time.time() - measured_at >= _MEASURE_EVERY_S:
                 measured_at = time.time()
                 await parts.fitting.measure(parts.database, parts.setup)

@@ -77,6 +77,11 @@ class Keyring:
 
     def __init__(self, keys: Iterable[Key] = ()) -> None:
         self._by_digest = {key.digest: key for key in keys}
+        self._names = {key.id: key.name for key in self._by_digest.values()}
+
+    def name_of(self, key_id: str) -> str:
+        """The name of the key with an id; empty when there is none."""
+        return self._names.get(key_id, "")
 
     def allow(self, headers: Mapping[str, str], client: Client | None, scope: Scope) -> Key:
         """The caller's key, when it may do this. `headers` by their names in small letters.

@@ -248,7 +248,9 @@ def redecide(decision: Decision, arms: Mapping[str, Arm], policies: Mapping[str,
         return Repeated(choice=choice, eligible=choice.arms, excluded={}, same=choice == decision.choice)
     eligible, excluded = split(list(arms.values()), decision.profile, decision.limits)
     policy = policies[decision.choice.policy]
-    explore, terms = decision.limits.explore, decision.choice.terms
-    choice = choose(policy, decision.profile, eligible, beliefs, seed, explore=explore, terms=terms)
+    explore, terms, max_explore = decision.limits.explore, decision.choice.terms, decision.max_explore
+    choice = choose(
+        policy, decision.profile, eligible, beliefs, seed, explore=explore, terms=terms, max_explore=max_explore
+    )
     same = choice == decision.choice and excluded == decision.excluded
     return Repeated(choice=choice, eligible=choice.arms, excluded=excluded, same=same)

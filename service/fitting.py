@@ -51,6 +51,8 @@ class Fitting:
     def told(self, restarts: Sequence[ArmRestart], calibration: Calibration) -> None:
         """What is known of changed models and of the heuristics; a change of either calls for a new fit."""
         if (tuple(restarts), calibration) != (self._restarts, self._calibration):
+            if tuple(restarts) != self._restarts:
+                self._at = float("-inf")  # at once: what is no longer true is decided on
             self._restarts, self._calibration = tuple(restarts), calibration
             self._changes = -1
 
@@ -102,11 +104,11 @@ class Fitting:
                     contents = await self._regressed(policy, setup.arms, history, memory, now)
                 else:
                     contents = await asyncio.to_thread(fitted, policy, setup.arms, history)
+                self._knowledge.take_fit("", policy.name, contents)
             except Exception:  # learning may never break serving, whatever is in a cell
                 log.exception("policy %s could not be fitted; it decides on its last fit", policy.name)
                 self._metrics.learner_error("fit")
                 continue
-            self._knowledge.take_fit("", policy.name, contents)
             self._metrics.fitted(time.perf_counter() - started)
 
     async def _regressed(

@@ -31,7 +31,10 @@ ENDPOINTS = (
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
-PLACES = ("store", "settle", "policy", "refresh", "fold", "fit", "budget", "recalibrate", "prune", "watch", "other")
+PLACES = (
+    "store", "settle", "policy", "refresh", "fold", "fit", "budget", "recalibrate", "prune", "watch", "controls",
+    "other",
+)  # fmt: skip
 EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
 WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
@@ -71,7 +74,7 @@ class Metrics(Instruments):
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # noqa: PLR0915 - one statement for each metric
         super().__init__()
         self._requests = self.counter(
             "armwise_requests", "Requests answered.", "endpoint", "status", "streamed"
@@ -191,6 +194,9 @@ class Metrics(Instruments):
         self._queue = self.gauge(
             "armwise_storage_queue_length", "Writes that wait for a commit, all workers.", "livesum"
         )[()]
+        self._controls = self.gauge(
+            "armwise_controls", "What the owner switched, by what: the kill switch, posteriors held.", "livemax", "what"
+        )
         self._degraded_now = self.gauge(
             "armwise_degraded", "1 while some worker cannot write to the database, else 0.", "livemax"
         )[()]
@@ -332,6 +338,11 @@ class Metrics(Instruments):
     def webhook(self, outcome: str) -> None:
         """Count a change that a webhook was told, or should have been; `outcome` is one of `WEBHOOK_OUTCOMES`."""
         self._webhooks[outcome].inc()
+
+    def controlled(self, *, off: bool, held: int) -> None:
+        """What the owner switched: the kill switch, and how many posteriors stay as they are."""
+        self._controls["kill_switch"].set(int(off))
+        self._controls["held"].set(held)
 
     def committed(self, seconds: float) -> None:
         """How long one commit of the storage writer took."""

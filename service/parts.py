@@ -16,6 +16,7 @@ from service.budgets import Budgets
 from service.classifiers.models import plan_of
 from service.classifying import Classifying
 from service.configuration import difference, read_settings
+from service.controls import current
 from service.database import Database
 from service.decide import Circumstances, Decision, decide, wanted_policy
 from service.errors import StorageUnavailable
@@ -67,7 +68,7 @@ class Parts:
 
     @property
     def degraded(self) -> bool:
-        """True while the database takes no writes: we serve by static tiers and learn nothing."""
+        """True while the database takes no writes: we serve by the safe policy and learn nothing."""
         return not self.writer.healthy
 
     async def decide(self, setup: Setup, chat: ChatRequest, key_id: str) -> Decision:
@@ -84,10 +85,25 @@ class Parts:
         circumstances = Circumstances(
             now=now,
             key_id=key_id,
+            key_name=self.keyring.name_of(key_id),
             degraded=self.degraded,
+            off=self.knowledge.controls.off is not None,
             terms_of=lambda policy: self.budgets.terms(policy, now),
         )
         return decide(setup, self.knowledge, chat, classified, circumstances)
+
+    async def reload_controls(self) -> None:
+        """Do as the owner switched, here or on another replica.
+
+        Raises:
+            StorageUnavailable: the database could not be read.
+        """
+        found = await self.database.read(current, self.knowledge.controls)
+        if found is not self.knowledge.controls:
+            self.knowledge.control(found)
+            if found.unreadable:
+                self.metrics.learner_error("controls")
+        self.metrics.controlled(off=found.off is not None, held=len(found.since))
 
     def begin_storing(self, chat: ChatRequest, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
         """Start to commit a decision, and its prompt when that is kept; None when the database takes no writes now."""

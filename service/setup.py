@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bandit.policies import Policy, StaticTier
+from bandit.policies import Fixed, Policy, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.vocabulary import Arm
 from service.configuration import settings_content, settings_version
 from service.settings import AnyModel, Settings
 from service.settings import Database as DatabaseSettings
+
+_BASELINE = "(baseline)"  # no name that the settings take, so that it stands for nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,7 @@ class Setup:
     arms: tuple[Arm, ...]
     policies: dict[str, Policy]
     default_policy: Policy
-    safe_policy: StaticTier  # decides when learning cannot
+    safe_policy: Policy  # decides when learning cannot, or may not
     budgeted: bool  # some policy or API key has a budget, of money or of late replies
 
 
@@ -31,8 +33,10 @@ def database_url(settings: DatabaseSettings, environ: Mapping[str, str]) -> str:
     return environ[settings.url_env] if settings.url_env else settings.url
 
 
-def safe_policy_of(settings: Settings) -> StaticTier:
-    """The static tiers as configured, else at their defaults: what serves when learning cannot."""
+def safe_policy_of(settings: Settings) -> Policy:
+    """What serves when learning cannot: the baseline, else the static tiers as configured, else at their defaults."""
+    if settings.safety.baseline:
+        return Fixed(name=_BASELINE, arm=settings.safety.baseline)
     configured = (policy for policy in settings.policies if isinstance(policy, StaticTier))
     return next(configured, StaticTier(name="static_tier"))
 

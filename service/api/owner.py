@@ -34,10 +34,11 @@ async def ready(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     setup = parts.setup
     state: dict[str, Any] = {
         "status": "degraded" if parts.degraded else "ready",
-        "database": "unavailable: serving by static tiers, learning nothing" if parts.degraded else "ok",
+        "database": f"unavailable: serving by {setup.safe_policy.name}, learning nothing" if parts.degraded else "ok",
         "classifier": parts.classifying.serving.name,
         "classifier_state": parts.classifying.state,
         "classifier_why": parts.classifying.why,
+        "kill_switch": parts.knowledge.controls.off is not None,
         "models": list(setup.models),
         "policy": setup.default_policy.name,
         "simulated": setup.settings.simulated_only,

@@ -1,0 +1,196 @@
+"""What the owner switched: learning held as it is, forgotten or rolled back, and the kill switch. Rows are only added.
+
+What is in force is a fold of all rows in their order, so it is the same on every replica and after every restart.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from sqlalchemy import Connection, func, insert, select
+
+from bandit.drift import Restart
+from bandit.history import ArmRestart, Cell
+from bandit.posteriors import Counts, Estimate, Evidence, evidence_from
+from bandit.vocabulary import Channel, PromptTier, TaskType
+from service.alarms import restart_hour
+from service.tables import controls
+
+log = logging.getLogger("armwise")
+
+Action = Literal["freeze", "unfreeze", "reset", "rollback", "off", "on"]
+
+FORGET = Restart(label_keep=0.0, heuristic_keep=0.0)
+
+ByTier = dict[PromptTier, dict[str, Estimate]]
+
+
+class Saved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a control was made of, so that nothing else is needed to apply it."""
+
+    estimates: dict[str, dict[TaskType, ByTier]] = {}  # held ones: policy, task type, tier, arm
+    evidence: dict[TaskType, dict[str, Evidence]] = {}  # held: task type, arm
+    forgotten: dict[TaskType, dict[str, dict[Channel, Counts]]] = {}  # what was counted when it was reset
+    arms: tuple[str, ...] = ()  # that were reset
+    to: str = ""  # what was rolled back to, as it was asked for
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the audit log."""
+
+    id: int = 0  # in the order in which they were done; the database gives it
+    at: float  # seconds since 1970-01-01 UTC
+    action: Action
+    task_type: TaskType | None = None  # None: all
+    arm: str | None = None  # None: all
+    who: str = ""
+    note: str = ""
+    content: str = "{}"  # Saved as JSON
+
+    def meets(self, task_type: str, arm: str) -> bool:
+        """Whether it is about this cell."""
+        return self.task_type in (None, task_type) and self.arm in (None, arm)
+
+
+class InForce(msgspec.Struct, frozen=True, kw_only=True):
+    """What all controls together mean now."""
+
+    mark: tuple[int, int] = (0, 0)  # how many rows it was made of, and the last one
+    off: Control | None = None  # the kill switch
+    estimates: Mapping[tuple[str, Cell], Mapping[str, Estimate]] = {}  # held ones, by policy and cell
+    evidence: Mapping[str, Mapping[str, Evidence]] = {}  # held, by task type
+    forgotten: Mapping[str, Mapping[str, Mapping[Channel, Counts]]] = {}
+    resets: tuple[ArmRestart, ...] = ()
+    since: Mapping[tuple[TaskType, str], Control] = {}  # held cells, and what holds them
+    unreadable: int = 0  # rows that could not be read, and are passed over
+
+    def restarts(self, found: Sequence[ArmRestart]) -> tuple[ArmRestart, ...]:
+        """Changes of models, and what the owner reset, oldest first."""
+        return tuple(sorted([*found, *self.resets], key=lambda one: one.hour))
+
+    def held_in(self, policy: str, cell: Cell) -> Mapping[str, Estimate]:
+        """Held estimates of one cell of a policy."""
+        return self.estimates.get((policy, cell), {})
+
+    def evidence_of(self, task_type: str, found: Mapping[str, Mapping[Channel, Counts]]) -> dict[str, Evidence]:
+        """What counts of all that was measured on a task type: less what was reset, and what is held as it was held."""
+        forgotten, held = self.forgotten.get(task_type, {}), self.evidence.get(task_type, {})
+        counted = {arm: _less(counts, forgotten[arm]) if arm in forgotten else counts for arm, counts in found.items()}
+        return {arm: evidence_from(counts) for arm, counts in counted.items()} | dict(held)
+
+
+def _less(found: Mapping[Channel, Counts], forgotten: Mapping[Channel, Counts]) -> dict[Channel, Counts]:
+    """Counts since a reset. A rating from before that was corrected since must not make them less than nothing."""
+    less = {channel: counts.minus(forgotten.get(channel, Counts())) for channel, counts in found.items()}
+    return {
+        channel: Counts(one.n, min(max(one.s, 0), one.n), min(max(one.s2, 0), one.n))
+        for channel, one in less.items()
+        if one.n > 0
+    }
+
+
+def fold(rows: Sequence[Control], mark: tuple[int, int] = (0, 0)) -> InForce:
+    """What rows, in their order, mean together. A row that cannot be read is passed over, and counted."""
+    state, unreadable = _State(), 0
+    for row in rows:
+        try:
+            saved = msgspec.json.decode(row.content, type=Saved)
+        except msgspec.MsgspecError:
+            log.exception("the control %s (%s) cannot be read and is passed over", row.id, row.action)
+            unreadable += 1
+        else:
+            state.add(row, saved)
+    return InForce(
+        mark=mark,
+        off=state.off,
+        estimates=state.estimates,
+        evidence=state.evidence,
+        forgotten=state.forgotten,
+        resets=tuple(state.resets),
+        since=state.since,
+        unreadable=unreadable,
+    )
+
+
+class _State:
+    """What the rows so far mean."""
+
+    def __init__(self) -> None:
+        self.off: Control | None = None
+        self.estimates: dict[tuple[str, Cell], dict[str, Estimate]] = {}
+        self.evidence: dict[str, dict[str, Evidence]] = {}
+        self.forgotten: dict[str, dict[str, dict[Channel, Counts]]] = {}
+        self.since: dict[tuple[TaskType, str], Control] = {}
+        self.resets: list[ArmRestart] = []
+
+    def add(self, row: Control, saved: Saved) -> None:
+        """One row more."""
+        match row.action:
+            case "off" | "on":
+                self.off = row if row.action == "off" else None
+            case "unfreeze":
+                self._release(row)
+            case "reset":
+                for task, known in saved.forgotten.items():
+                    self.forgotten.setdefault(task, {}).update(known)
+                self.resets += [ArmRestart(arm, restart_hour(row.at), FORGET, row.task_type) for arm in saved.arms]
+            case "freeze" | "rollback":
+                self._hold(row, saved)
+
+    def _hold(self, row: Control, saved: Saved) -> None:
+        for policy, tasks in saved.estimates.items():
+            for task, tiers in tasks.items():
+                for tier, by_arm in tiers.items():
+                    self.estimates.setdefault((policy, (task, tier)), {}).update(by_arm)
+                    self.since |= {(task, arm): row for arm in by_arm}
+        for task, of_task in saved.evidence.items():
+            self.evidence.setdefault(task, {}).update(of_task)
+            self.since |= {(task, arm): row for arm in of_task}
+
+    def _release(self, row: Control) -> None:
+        self.since = {cell: held for cell, held in self.since.items() if not row.meets(*cell)}
+        for (policy, cell), by_arm in list(self.estimates.items()):
+            kept = {arm: one for arm, one in by_arm.items() if not row.meets(cell[0], arm)}
+            if kept:
+                self.estimates[policy, cell] = kept
+            else:
+                del self.estimates[policy, cell]
+        for task, of_task in self.evidence.items():
+            self.evidence[task] = {arm: one for arm, one in of_task.items() if not row.meets(task, arm)}
+
+
+def current(connection: Connection, known: InForce) -> InForce:
+    """What is in force in the database; `known` itself when no row was added since."""
+    count, last = connection.execute(select(func.count(), func.max(controls.c.id))).one()
+    mark = (count, last or 0)
+    if mark == known.mark:
+        return known
+    return fold(list_controls(connection), mark)
+
+
+def insert_control(connection: Connection, control: Control) -> Control:
+    """Store a control; returns it with its number."""
+    row = msgspec.structs.asdict(control)
+    del row["id"]
+    number = connection.execute(insert(controls).values(row).returning(controls.c.id)).scalar_one()
+    return msgspec.structs.replace(control, id=number)
+
+
+def list_controls(connection: Connection) -> list[Control]:
+    """All controls, oldest first. A row whose action this version does not know is left out."""
+    found = connection.execute(select(controls).order_by(controls.c.id)).mappings()
+    rows = []
+    for row in found:
+        try:
+            rows.append(msgspec.convert({str(name): value for name, value in row.items()}, Control))
+        except msgspec.ValidationError:
+            log.exception("the control %s cannot be read and is passed over", row["id"])
+    return rows
+
+
+def public(control: Control) -> dict[str, Any]:
+    """A control as the owner reads it: without what it saved, and the arm is called model."""
+    told = {("model" if name == "arm" else name): value for name, value in msgspec.structs.asdict(control).items()}
+    del told["content"]
+    return told
