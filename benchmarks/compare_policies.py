@@ -22,6 +22,7 @@ from bandit.vocabulary import PROMPT_TIERS
 from benchmarks.baselines import Hindsight, baselines, hindsight, means, most_missed
 from benchmarks.columns import row
 from benchmarks.learners import POLICIES, Learner
+from benchmarks.linear import LINEAR, replay_linear
 from benchmarks.outcomes import Outcomes, arms_of, find, read, split
 from benchmarks.peers import PEERS, NotInstalled, PeerArm
 from benchmarks.replay import Replayed, replay, replay_peer
@@ -107,7 +108,9 @@ def played(here: Setting, arguments: argparse.Namespace) -> dict[str, list[Repla
     chosen = [baselines(given, here.free, here.paid) for given in here.streams]
     done: dict[str, list[Replayed] | str] = {name: [Replayed(arms[name], 0.0) for arms in chosen] for name in chosen[0]}
     for name in ("static_prior", *arguments.policy):
-        if name in PEERS:
+        if name in LINEAR:
+            done[name] = [replay_linear(given, here.prior, LINEAR[name]) for given in here.streams]
+        elif name in PEERS:
             done[name] = play_peer(here, name, arguments.budget)
         elif name not in done:
             done[name] = [play(here, given, POLICIES[name](here.prior), arguments.budget) for given in here.streams]
@@ -201,7 +204,9 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--data", nargs="+", required=True, help="outcome files, or names in ARMWISE_DATA")
     made.add_argument("--models", nargs="+", metavar="NAME", help="only these of a file (default: all)")
-    made.add_argument("--policy", nargs="+", default=list(POLICIES), choices=[*POLICIES, *PEERS], metavar="NAME")
+    made.add_argument(
+        "--policy", nargs="+", default=list(POLICIES), choices=[*POLICIES, *LINEAR, *PEERS], metavar="NAME"
+    )
     made.add_argument("--requests", type=int, default=20_000, help="in one replay (default: %(default)s)")
     made.add_argument("--feedback-rate", type=float, default=0.05, help="share that is rated (default: %(default)s)")
     made.add_argument("--delay", type=float, default=200.0, help="median of it, in requests (default: %(default)s)")
@@ -220,6 +225,10 @@ def checked(arguments: argparse.Namespace, made: argparse.ArgumentParser) -> arg
     """Arguments that fit together; else says what does not, and exits."""
     if arguments.budget is not None and not 0.0 < arguments.budget < np.inf:
         made.error(f"found --budget {arguments.budget}, expected dollars above 0")
+    if (arguments.shock == "new-model" or arguments.budget is not None) and (
+        linear := LINEAR.keys() & set(arguments.policy)
+    ):
+        made.error(f"{', '.join(sorted(linear))} is replayed without budgets and new models; leave it out")
     if arguments.shock == "new-model" and (peers := [name for name in arguments.policy if name in PEERS]):
         made.error(f"{', '.join(peers)} cannot be told of a new model while running; leave them out")
     return arguments

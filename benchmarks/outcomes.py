@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bandit.vocabulary import MODEL_TIERS, PROMPT_TIERS, TASK_TYPES, Arm
+from bandit.linear import features
+from bandit.vocabulary import MODEL_TIERS, PROMPT_TIERS, TASK_TYPES, Arm, Classification, PromptProfile
 from service.classifiers.embedded import Embedded
 from service.profiles import tier_of
 
@@ -36,6 +37,7 @@ class Outcomes(NamedTuple):
     task: NDArray[np.int64]  # (n_prompts,): index in `tasks`
     tier: NDArray[np.int64]  # (n_prompts,): index in PROMPT_TIERS
     left_out: int  # prompts that some model did not answer
+    features: NDArray[np.float64] | None = None  # (n_prompts, n_features), as `bandit.linear.features` has them
 
     def rows(self, mask: NDArray[np.bool_]) -> "Outcomes":
         """Only some prompts."""
@@ -47,6 +49,7 @@ class Outcomes(NamedTuple):
             cost_usd=self.cost_usd[keep],
             task=self.task[keep],
             tier=self.tier[keep],
+            features=None if self.features is None else self.features[keep],
         )
 
 
@@ -120,7 +123,19 @@ def read(path: Path, *, classifier: str = "label", models: Sequence[str] | None 
         task=np.array([tasks.index(name) for name in names]),
         tier=np.array(tiers),
         left_out=len(scores) - len(complete),
+        features=np.array([_features(one) for one in said]),
     )
+
+
+def _features(said: Classification) -> list[float]:
+    profile = PromptProfile(
+        task_type=said.task_type,
+        tier="medium",
+        complexity=said.complexity,
+        scores=said.scores,
+        vector=said.vector,
+    )
+    return features(profile)
 
 
 def split(outcomes: Outcomes, share: float) -> tuple[Outcomes, Outcomes]:
