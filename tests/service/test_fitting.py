@@ -255,10 +255,10 @@ async def test_a_poisoned_ledger_stops_no_chat_and_is_fitted_again_when_it_is_so
     service = start()
     async with aiohttp.ClientSession(service.url) as http:
         await rate(http, await ask(http, model="small"), True)
-        before = await known(http, await ask(http, model="small"))
         columns = service.parts.knowledge.ledger._columns[""]
         sound = columns._keys[0, 1]
         columns._keys[:, 1] = 99  # no task type has this number
+        before = await known(http, await ask(http, model="small"))
         for _ in range(3):
             reply = await ask(http, model="small")
             await rate(http, reply, True)
