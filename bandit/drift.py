@@ -206,8 +206,8 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
 
 
 ON_ALARM: Mapping[Direction, Restart] = {
-    "down": Restart(label_keep=0.1, heuristic_keep=0.02, variance_factor=1.5, mean_shift=-0.10),
-    "up": Restart(label_keep=0.1, heuristic_keep=0.02, variance_factor=1.5, mean_shift=0.10),
+    "down": Restart(label_keep=0.01, heuristic_keep=0.02, variance_factor=1.5, mean_shift=-0.10),
+    "up": Restart(label_keep=0.01, heuristic_keep=0.02, variance_factor=1.5, mean_shift=0.10),
 }
 # A new version is mostly as good as the old one, so some of the past stays. A changed price says nothing of quality but
 # that the model behind the name may have changed too. Failures of an incident pass with it.

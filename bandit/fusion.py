@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bandit.channels import BIAS_VARIANCE, ENOUGH_FOR_BIAS, Calibration, Rows, bias_covariance, bias_variances
 from bandit.channels import reading_rows as rows_of
-from bandit.pooling import DIFFICULTY, Pooled, Sums, covariance, noise, usable
+from bandit.pooling import Pooled, Sums, covariance, difficulty_covariance, noise, usable
 from bandit.vocabulary import TASK_TYPES
 
 Array = NDArray[np.float64]
@@ -45,7 +45,7 @@ def fuse(
     known = precise + heard
 
     own = factor[:, None, None] * covariance(pooled.spread, n_tasks, n_tiers)
-    shared = covariance(DIFFICULTY, n_tasks, n_tiers)
+    shared = difficulty_covariance(n_tasks, n_tiers)
     inner = np.linalg.inv(eye + known @ own)
     weight, pulled = inner @ known, (inner @ said[:, :, None])[..., 0]
     difficulty = np.linalg.solve(eye + shared @ weight.sum(axis=0), shared @ pulled.sum(axis=0))

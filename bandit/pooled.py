@@ -24,6 +24,7 @@ from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile
 Array = NDArray[np.float64]
 Objective = Literal["quality", "budget", "floor"]
 
+_LEAST_USD = 1e-12
 _READINGS_PER_LABEL = 10.0  # calls that were only read end the nursery too, as most are never rated
 _TYPICAL_COIN = 0.2  # variance of one label
 _DIGITS = 6  # of an estimate: equal to the eye is equal in content
@@ -38,7 +39,7 @@ class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
     active: int = (
-        5  # arms of highest mean + 1 sd are drawn by their chance of being best, the others by the floor alone
+        8  # arms of highest mean + 1 sd are drawn by their chance of being best, the others by the floor alone
     )
     floor: float = 0.01  # share of traffic: half of it evenly over the active arms, half over all
 
@@ -83,7 +84,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     fits: ClassVar[bool] = True
 
     boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
-    active: int = 5  # so many arms of highest mean + 1 sd are drawn by their chance of being best
+    active: int = 8  # so many arms of highest mean + 1 sd are drawn by their chance of being best
     floor: float = 0.01  # share of traffic that is spread: half evenly over the active arms, half over all
     prior_means: PriorMeans = PriorMeans()
     prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
@@ -98,7 +99,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     late_share: float = 0.05  # of replies that may be late
     within: float = 0.02  # with "floor": how far below the best quality is good enough
     certainty: float = 0.9  # with "floor": how sure that must be
-    nursery: float = 0.02  # share of traffic that goes to new arms, as long as few labels are known of them
+    nursery: float = 0.05  # share of traffic that goes to new arms, as long as few labels are known of them
     nursery_labels: float = 30.0  # labels, or calls that were read instead, from which an arm is no longer new
     baseline: str = ""  # name of the arm that the others are held against; empty: none
     gate: float = 0.05  # arms that are surely worse than the baseline by more than this get the floor alone
@@ -194,16 +195,21 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
             return np.array(_cheapest(means, sds, costs, self.within, 1.0 - self.certainty, self.exploration))
         shift = tuple([price * cost + terms.late_price * one.late for cost, one in zip(costs, cell, strict=True)])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
-        found = np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms)))
-        return self._with_nursery(found, cell)
+        # No arm spends more of the budget than of the traffic on being explored.
+        budget = terms.budget_usd
+        thrift = tuple([min(1.0, budget / max(cost, _LEAST_USD)) for cost in costs]) if budget else ()
+        found = np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms), thrift))
+        return self._with_nursery(found, cell, thrift)
 
-    def _with_nursery(self, found: Probabilities, cell: Sequence[Estimate]) -> Probabilities:
+    def _with_nursery(
+        self, found: Probabilities, cell: Sequence[Estimate], thrift: tuple[float, ...] = ()
+    ) -> Probabilities:
         """Give new arms their share; one that there is no money for gets none."""
         new = [one.new and chance > 0.0 for one, chance in zip(cell, found, strict=True)]
         if not any(new) or all(new):
             return found
-        share = np.array(new) / sum(new)
-        return np.asarray((1.0 - self.nursery) * found + self.nursery * share)
+        share = self.nursery * np.array(new) / sum(new) * (np.array(thrift) if thrift else 1.0)
+        return np.asarray((1.0 - share.sum()) * found + share)
 
     def guard(self, arms: Sequence[Arm]) -> Guard | None:
         """What `arms` are held against; None without a baseline among them."""
@@ -245,19 +251,25 @@ def _chances(
     room: tuple[bool, ...],
     exploration: Exploration,
     guard: Guard | None,
+    thrift: tuple[float, ...] = (),
 ) -> tuple[float, ...]:
-    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up. No `room`: for every arm."""
+    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up.
+
+    `room` says which arms there is money for, `thrift` which part of the floor each may have; empty: all, and whole.
+    """
     mean, sd = np.array(means), np.array(sds)
     utility = mean - np.array(shift) if shift else mean
     affordable = np.array(room) if room else np.ones(len(means), dtype=bool)
     some = Pooled(utility[affordable][:, None, None], sd[affordable][:, None, None], 0.0)
+    guarded = guard is not None and bool(affordable[guard.baseline])
+    fit = fit_to_serve(mean, sd, guard.baseline, guard.gate)[affordable] if guard is not None and guarded else None
+    freely = Exploration(exploration.boldness, exploration.active, 0.0) if thrift else exploration
     found = np.zeros(len(means))
-    if guard is None or not affordable[guard.baseline]:
-        found[affordable] = chances(some, exploration)[0, 0]
-        return tuple(found.tolist())
-    fit = fit_to_serve(mean, sd, guard.baseline, guard.gate)
-    found[affordable] = chances(some, exploration, fit[affordable])[0, 0]
-    if guard.credit < 1.0:
+    found[affordable] = chances(some, freely, fit)[0, 0]
+    if thrift:
+        floor = affordable * exploration.floor / affordable.sum() * np.array(thrift)
+        found = (1.0 - floor.sum()) * found + floor
+    if guard is not None and guarded and guard.credit < 1.0:
         found = within_credit(found, mean, sd, guard.baseline, guard.credit)
     return tuple(found.tolist())
 

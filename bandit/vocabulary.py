@@ -108,6 +108,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     usd_price: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
     room_usd: float | None = None  # what the next call may cost; None: no budget
+    budget_usd: float | None = None  # what a call may cost in the mean
     late_price: float = 0.0  # quality points that a surely late reply takes away
 
 

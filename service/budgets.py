@@ -55,13 +55,13 @@ class Budgets:
         """What money and lateness cost a policy's next request."""
         if not isinstance(policy, PooledThompson) or not policy.limited:
             return FREE
-        usd_price, room, late_price = 0.0, None, 0.0
+        usd_price, room, budget, late_price = 0.0, None, None, 0.0
         if policy.objective == "budget":
             pacer, state = self.money(policy, now)
-            usd_price, room = price(pacer, state), room_usd(pacer, state)
+            usd_price, room, budget = price(pacer, state), room_usd(pacer, state), pacer.target_usd
         if policy.late_after_s:
             late_price = price(*self.lateness(policy))
-        return Terms(usd_price=usd_price, room_usd=room, late_price=late_price)
+        return Terms(usd_price=usd_price, room_usd=room, budget_usd=budget, late_price=late_price)
 
     def money(self, policy: PooledThompson, now: float) -> tuple[Pacer, PacerState]:
         """The pacer of a policy's budget, and where it stands."""

@@ -34,6 +34,8 @@ config_option = click.option(
     help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
 )
 
+_OUTCOMES_MASS = 300.0  # best in replays of five public sets (docs/decisions/0013)
+
 
 def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
     """How long ago, written like `30d`, `12h`."""
@@ -74,9 +76,7 @@ def prior() -> None:
 @click.option(
     "--mass",
     type=click.FloatRange(0.0, 1e9),
-    default=0.0,
-    show_default=True,
-    help="Labels that the prior is worth. 0: the policy's own spread decides.",
+    help="Labels that the prior is worth; 0: the policy's own spread decides. Default: 300 for outcomes, 0 for a log.",
 )
 @click.option(
     "--out",
@@ -85,7 +85,7 @@ def prior() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File for the prior.",
 )
-def import_prior(config: Path | None, outcomes: tuple[Path, ...], out: Path, mass: float, **given: Any) -> None:
+def import_prior(config: Path | None, outcomes: tuple[Path, ...], out: Path, mass: float | None, **given: Any) -> None:
     r"""Make a prior from OUTCOMES, or with --from-log from the own log.
 
     OUTCOMES are files of JSON lines, plain or gzip, one line for each prompt and model:
@@ -111,6 +111,8 @@ def import_prior(config: Path | None, outcomes: tuple[Path, ...], out: Path, mas
         table = _from_log(settings, 0.0 if since is None else time.time() - since, found)
     else:
         table = _from_files(settings, outcomes, _names(mapped, configured), given["classifier"], found)
+    if mass is None:
+        mass = 0.0 if from_log else _OUTCOMES_MASS
     write_prior(out, msgspec.structs.replace(table, mass=mass))
     for line in told(table, found.used):
         click.echo(line)

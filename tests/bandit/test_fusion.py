@@ -17,7 +17,7 @@ from bandit.channels import (
     reading_rows,
 )
 from bandit.fusion import fuse
-from bandit.pooling import DIFFICULTY, Spread, Sums, covariance, noise, pool, pool_best, usable
+from bandit.pooling import Spread, Sums, covariance, difficulty_covariance, noise, pool, pool_best, usable
 from bandit.posteriors import MICRO
 from bandit.vocabulary import TASK_TYPES
 
@@ -90,7 +90,7 @@ def test_it_is_the_conditional_of_one_joint_normal(factor):
     size = CELLS * (1 + 2 * arms)
     joint = np.zeros((size, size))
     place = [slice(CELLS * part, CELLS * (part + 1)) for part in range(1 + 2 * arms)]
-    joint[place[0], place[0]] = covariance(DIFFICULTY, N_TASKS, N_TIERS)
+    joint[place[0], place[0]] = difficulty_covariance(N_TASKS, N_TIERS)
     for arm in range(arms):
         joint[place[1 + arm], place[1 + arm]] = factor[arm] * covariance(SPREAD, N_TASKS, N_TIERS)
         joint[place[1 + arms + arm], place[1 + arms + arm]] = bias_covariance(TASKS)
@@ -129,7 +129,7 @@ def test_one_arm_alone_is_the_joint_posterior_of_channels():
     said, precision = measured(readings, before, FEW)
     n = labels.n.reshape(-1)
     mean = np.where(n > 0, labels.s.reshape(-1) / np.maximum(n, 1e-9), 0.0)
-    own, shared = covariance(SPREAD, N_TASKS, N_TIERS), covariance(DIFFICULTY, N_TASKS, N_TIERS)
+    own, shared = covariance(SPREAD, N_TASKS, N_TIERS), difficulty_covariance(N_TASKS, N_TIERS)
     label = Rows(mean, n / noise(usable(labels))[0])
     reading = Rows(said[0], precision[0])
     expected, _ = joint_posterior(own + shared, prior.ravel(), label, reading, bias_covariance(TASKS))
@@ -152,7 +152,7 @@ def test_readings_are_worth_so_many_labels_at_most_however_many_they_are(n_label
     gap = before.mean[cell] - measured(readings, before, calibration)[0][0, 4 * N_TIERS + 1]
     assert gap > 1.0  # far below what any quality can be
     cap = information_cap(quality, BIAS_VARIANCE) / (quality * (1 - quality))  # as a precision
-    variance = sum(spread.arm + spread.task + spread.tier + spread.cell for spread in (SPREAD, DIFFICULTY))
+    variance = (covariance(SPREAD, N_TASKS, N_TIERS) + difficulty_covariance(N_TASKS, N_TIERS))[0, 0]
     known = 1 / variance + n_labels / noise(labels)[0, 4 * N_TIERS + 1]
     assert 0 < moved <= gap * cap / (cap + known)
     assert moved < 0.02 or n_labels < 500

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bandit.pooling import DIFFICULTY, Spread, Sums, covariance, noise, pool, pool_best, usable
+from bandit.pooling import Spread, Sums, covariance, difficulty_covariance, noise, pool, pool_best, usable
 
 SHAPE = (3, 4, 3)  # arms, tasks, tiers
 SPREAD = Spread(arm=0.006, task=0.008, tier=0.002, cell=0.002)
@@ -43,7 +43,7 @@ def test_it_is_the_posterior_of_the_whole_gaussian_model():
     sums = coins(2, rng.uniform(0.1, 0.9, SHAPE), rng.integers(0, 9, SHAPE))
     prior = rng.uniform(0.4, 0.8, SHAPE)
     arms, cells = SHAPE[0], SHAPE[1] * SHAPE[2]
-    own, shared = covariance(SPREAD, *SHAPE[1:]), covariance(DIFFICULTY, *SHAPE[1:])
+    own, shared = covariance(SPREAD, *SHAPE[1:]), difficulty_covariance(*SHAPE[1:])
     whole = np.kron(np.eye(arms), own) + np.kron(np.ones((arms, arms)), shared)
     seen = sums.n.ravel() > 0
     labels = np.diag(noise(sums).ravel()[seen] / sums.n.ravel()[seen])
@@ -60,6 +60,24 @@ def test_it_is_the_posterior_of_the_whole_gaussian_model():
         variance = np.diag(own - own[:, some] @ np.linalg.solve(block, own[some]))
         assert pool(sums, prior, SPREAD).sd[arm].ravel() ** 2 == pytest.approx(variance, abs=1e-9)
     assert cells == 12
+
+
+def test_the_evidence_is_the_likelihood_of_the_labels_difficulty_integrated_out():
+    """Differences of it between two spreads are those of the dense normal density of all labelled cells' means."""
+    rng = np.random.default_rng(12)
+    sums, prior = coins(13, rng.uniform(0.1, 0.9, SHAPE), rng.integers(0, 9, SHAPE)), rng.uniform(0.4, 0.8, SHAPE)
+    seen = sums.n.ravel() > 0
+    labels = np.diag(noise(sums).ravel()[seen] / sums.n.ravel()[seen])
+    y = (sums.s / np.maximum(sums.n, 1)).ravel()[seen] - prior.ravel()[seen]
+
+    def density(spread):
+        own, shared = covariance(spread, *SHAPE[1:]), difficulty_covariance(*SHAPE[1:])
+        whole = (np.kron(np.eye(3), own) + np.kron(np.ones((3, 3)), shared))[np.ix_(seen, seen)] + labels
+        return -0.5 * (np.linalg.slogdet(whole)[1] + y @ np.linalg.solve(whole, y))
+
+    wide = SPREAD.scaled(8.0, 3.0)
+    found = pool(sums, prior, wide).evidence - pool(sums, prior, SPREAD).evidence
+    assert found == pytest.approx(density(wide) - density(SPREAD), abs=1e-8)
 
 
 def test_labels_on_one_task_tell_of_the_others_less():
