@@ -11,6 +11,7 @@ import click
 from service.classifier_cli import classifier, classify
 from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
+from service.posterior_cli import posterior
 from service.prior_cli import prior
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def main() -> None:
 main.add_command(classify)
 main.add_command(classifier)
 main.add_command(prior)
+main.add_command(posterior)
 main.add_command(evaluate)
 main.add_command(replay)
 main.add_command(report)

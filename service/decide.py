@@ -173,13 +173,17 @@ def decide(
         max_explore = setup.settings.safety.ceiling(profile.task_type, caller.tags, circumstances.key_name)
         try:
             beliefs = knowledge.believed(policy, "", profile, now)
+        except Exception:
+            log.exception("what is believed cannot be read; policy %s decides without", policy.name)
+            beliefs = knowledge.nothing()
+        try:
             terms = circumstances.terms_of(policy)
             choice = choose(
                 policy, profile, eligible, beliefs, seed, explore=limits.explore, terms=terms, max_explore=max_explore
             )
         except Exception:  # learning may never break serving, whatever is in a cell
             log.exception("policy %s failed; the safe policy decides", policy.name)
-            method, beliefs = "static_fallback", knowledge.nothing()
+            method = "static_fallback"
             choice = choose(setup.safe_policy, profile, eligible, beliefs, seed)
         plan = plan_of(choice, setup.settings.routing.fallbacks)
     expected = beliefs.estimates.get(choice.arm, _NOTHING_KNOWN)

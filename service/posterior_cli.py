@@ -1,0 +1,193 @@
+"""`armwise posterior`: what is believed, and holding, forgetting and rolling it back; the kill switch."""
+# ruff: noqa: PLC0415 - a command imports only what it runs
+
+import getpass
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from bandit.vocabulary import TASK_TYPES
+
+if TYPE_CHECKING:
+    from bandit.vocabulary import TaskType
+    from service.control_actions import Asked
+    from service.controls import Control
+    from service.setup import Setup
+
+_DAY_S = 86_400.0
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
+)
+task_option = click.option(
+    "--task", "task_type", type=click.Choice(TASK_TYPES), help="Only this task type. Default: all."
+)
+model_option = click.option("--model", help="Only this model. Default: all.")
+note_option = click.option("--note", default="", help="Why; kept in the audit log.")
+
+
+@click.group()
+def posterior() -> None:
+    """Look at what was learned, hold it as it is, forget it, roll it back, or switch learned decisions off."""
+
+
+@posterior.command("list")
+@config_option
+@task_option
+@model_option
+@click.option(
+    "--days", default=7.0, show_default=True, type=click.FloatRange(min=0.0), help="Versions of so many days."
+)
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(0), help="Versions at most.")
+def list_posteriors(
+    config: Path | None, task_type: "TaskType | None", model: str | None, days: float, limit: int
+) -> None:
+    """Show what is believed now, what is held, and the versions that decisions were taken on."""
+    from service.cli import with_database
+    from service.control_actions import knowledge_of, shown, versions
+    from service.posteriors import posterior_cells
+
+    setup, now = _setup(config), time.time()
+    knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
+    controls = knowledge.controls
+    for cell in posterior_cells(setup, knowledge, now, task_type=task_type):
+        if model in (None, cell["model"]):
+            held = controls.since.get((cell["task_type"], cell["model"]))
+            state = f"  held since {shown(held.at)} ({held.action})" if held is not None else ""
+            click.echo(
+                f"{cell['task_type']:16} {cell['model']:24} Beta({cell['alpha']:.1f}, {cell['beta']:.1f})  "
+                f"mean {cell['mean']:.3f}{state}"
+            )
+    if controls.off is not None:
+        click.echo(f"\nLearned decisions are switched off since {shown(controls.off.at)} by {controls.off.who}.")
+    found = with_database(config, lambda connection: versions(connection, now - days * _DAY_S, limit, task_type))
+    click.echo("\nVersions, by when they were first decided on:")
+    for row in found:
+        click.echo(
+            f"{row['beliefs_version']}  {shown(row['first_at'])}  {row['policy']}  {row['task_type']}, {row['tier']}  "
+            f"{row['decisions']} decisions"
+        )
+    if not found:
+        click.echo(f"none in the last {days:g} days")
+
+
+@posterior.command()
+@config_option
+@task_option
+@model_option
+@note_option
+def freeze(config: Path | None, task_type: "TaskType | None", model: str | None, note: str) -> None:
+    """Hold estimates as they are now. Feedback goes on being recorded."""
+    _do(config, task_type=task_type, model=model, note=note, action="freeze")
+
+
+@posterior.command()
+@config_option
+@task_option
+@model_option
+@note_option
+def unfreeze(config: Path | None, task_type: "TaskType | None", model: str | None, note: str) -> None:
+    """Decide on all that was learned again, also on what was recorded meanwhile."""
+    _do(config, task_type=task_type, model=model, note=note, action="unfreeze")
+
+
+@posterior.command()
+@config_option
+@task_option
+@model_option
+@note_option
+def reset(config: Path | None, task_type: "TaskType | None", model: str | None, note: str) -> None:
+    """Let what was learned until now count no more. The counts themselves are kept."""
+    _do(config, task_type=task_type, model=model, note=note, action="reset")
+
+
+@posterior.command()
+@config_option
+@click.option("--to", required=True, metavar="VERSION|TIME", help="A version of `list`, or a time: 2026-01-31T12:00.")
+@task_option
+@model_option
+@note_option
+def rollback(config: Path | None, to: str, task_type: "TaskType | None", model: str | None, note: str) -> None:
+    """Serve the estimates of an earlier time, and hold them until `unfreeze`."""
+    _do(config, task_type=task_type, model=model, note=note, action="rollback", to=to)
+
+
+@posterior.command()
+@config_option
+@note_option
+def off(config: Path | None, note: str) -> None:
+    """Pull the kill switch: the safe policy decides. Feedback goes on being recorded."""
+    _do(config, note=note, action="off")
+
+
+@posterior.command()
+@config_option
+@note_option
+def on(config: Path | None, note: str) -> None:
+    """Let policies decide again."""
+    _do(config, note=note, action="on")
+
+
+def _setup(config: Path | None) -> "Setup":
+    from service.cli import read
+    from service.setup import create_setup
+
+    return create_setup(read(config))
+
+
+def _do(config: Path | None, **said: Any) -> None:
+    """Add one control, and say what it holds."""
+    from service.cli import with_database
+    from service.control_actions import Asked, store_control
+    from service.control_actions import reset as store_reset
+
+    setup, now, who = _setup(config), time.time(), _who()
+    asked = Asked(**said)
+    saved = _saved(config, asked, setup, now)
+    if asked.action == "reset":
+        row = with_database(config, lambda connection: store_reset(connection, asked, setup, who, now))
+    else:
+        row = with_database(config, lambda connection: store_control(connection, asked, saved, who, now))
+    click.echo(_told(row))
+
+
+def _saved(config: Path | None, asked: "Asked", setup: "Setup", now: float) -> Any:
+    from service.cli import with_database
+    from service.control_actions import believed_at, believed_now, check, knowledge_of
+    from service.controls import InForce, Saved, current
+
+    check(asked, setup, with_database(config, lambda connection: current(connection, InForce())))
+    if asked.action == "freeze":
+        knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
+        return believed_now(asked, setup, knowledge, now)
+    if asked.action == "rollback":
+        return with_database(config, lambda connection: believed_at(connection, asked, setup))
+    return Saved()
+
+
+def _told(row: "Control") -> str:
+    """A control in words."""
+    from service.controls import fold
+
+    if row.action in ("off", "on"):
+        return f"Learned decisions are switched {row.action}. Running services follow within a second."
+    held = fold([row]).since
+    what = f"{row.arm or 'all models'} on {row.task_type or 'all task types'}"
+    words = {
+        "freeze": f"{len(held)} posteriors are held as they are: {what}.",
+        "unfreeze": f"What was learned decides again: {what}.",
+        "reset": f"What was learned until now counts no more: {what}.",
+        "rollback": f"{len(held)} posteriors are held as they were: {what}. Those without a decision then are not.",
+    }
+    return f"{words[row.action]} Running services follow within a second."
+
+
+def _who() -> str:
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # no such user, as in some containers
+        return "command line"
