@@ -102,39 +102,47 @@ class Regressions(NamedTuple):
     evidence: float  # logarithm of how likely the residuals were, up to a term that does not depend on the variances
 
 
-def regress(
-    x: Array, residual: Array, weight: Array, arm: Integers, variance: Array, shared: Array | float = _DIFFICULTY
-) -> Regressions:
-    """Posterior of the weights in `residual = x (shared + own of the arm) + noise`.
+class Moments(NamedTuple):
+    """What a regression needs of its rows; sums over them, each divided by the variance of one label."""
 
-    `x` has shape (n, n_features); `residual`, `weight` (labels that a row counts as) and `arm` (n,). `variance`
-    (n_arms, n_features) is the prior's of own weights, `shared` that of shared ones; 0 leaves them out.
-    """
-    n_arms, size = variance.shape
-    noise = _noise(residual, weight)
-    root = np.sqrt(weight / noise)
-    moments, products = np.zeros((n_arms, size, size)), np.zeros((n_arms, size))
+    xx: Array  # (n_arms, n_features, n_features)
+    xy: Array  # (n_arms, n_features)
+    yy: float
+
+
+def moments(x: Array, residual: Array, weight: Array, arm: Integers, n_arms: int) -> Moments:
+    """`x` has shape (n, n_features); `residual`, `weight` (labels that a row counts as) and `arm` (n,)."""
+    size = x.shape[1]
+    xx, xy = np.zeros((n_arms, size, size)), np.zeros((n_arms, size))
+    root = np.sqrt(weight / _noise(residual, weight))
     for index in range(n_arms):
         mine = arm == index
         rows = x[mine] * root[mine, None]
-        moments[index], products[index] = rows.T @ rows, rows.T @ (residual[mine] * root[mine])
-    covariance = np.linalg.inv(moments + np.eye(size) / variance[:, :, None])
+        xx[index], xy[index] = rows.T @ rows, rows.T @ (residual[mine] * root[mine])
+    return Moments(xx, xy, float((root * residual) @ (root * residual)))
+
+
+def regress(known: Moments, variance: Array, shared: float = _DIFFICULTY) -> Regressions:
+    """Posterior of the weights in `residual = x (shared + own of the arm) + noise`.
+
+    `variance` (n_arms, n_features) is the prior's of own weights, `shared` that of shared ones; 0 leaves them out.
+    """
+    eye = np.eye(variance.shape[1])
+    covariance = np.linalg.inv(known.xx + eye / variance[:, :, None])
     covariance = (covariance + covariance.swapaxes(1, 2)) / 2  # rounding leaves it a little lopsided
     # What each arm says of the shared weights, when its own are integrated out.
-    precise = moments - moments @ covariance @ moments
-    says = products - np.einsum("kij,kj->ki", moments @ covariance, products)
-    spread = np.broadcast_to(np.asarray(shared, dtype=np.float64), (size,))
-    common = np.linalg.solve(np.eye(size) + spread[:, None] * precise.sum(axis=0), spread * says.sum(axis=0))
-    left = products - moments @ common
+    through = known.xx @ covariance
+    precise = known.xx - through @ known.xx
+    says = known.xy - np.einsum("kij,kj->ki", through, known.xy)
+    common = np.linalg.solve(eye + shared * precise.sum(axis=0), shared * says.sum(axis=0))
+    left = known.xy - known.xx @ common
     own = np.einsum("kij,kj->ki", covariance, left)
     logs = np.linalg.slogdet(covariance)[1].sum() - np.log(variance).sum()
-    missed = weight @ (residual - x @ common) ** 2 / noise
+    missed = known.yy - common @ (known.xy + left).sum(axis=0)
     return Regressions(common + own, covariance, 0.5 * float(logs - missed + (left * own).sum()))
 
 
-def regress_best(
-    x: Array, residual: Array, weight: Array, arm: Integers, intercept: float, factor: Array
-) -> Regressions:
+def regress_best(known: Moments, intercept: float, factor: Array) -> Regressions:
     """`regress` with the prior variances that the labels speak for, among multiples of the given ones.
 
     `intercept` is the variance of an arm's first weight, `factor` (n_arms,) multiplies all of an arm's. A multiple of 4
@@ -142,10 +150,10 @@ def regress_best(
     """
 
     def found(scales: tuple[float, float]) -> tuple[float, Regressions]:
-        one = regress(x, residual, weight, arm, variances(x.shape[1], intercept, *scales) * factor[:, None])
+        one = regress(known, variances(known.xy.shape[1], intercept, *scales) * factor[:, None])
         return one.evidence - 0.5 * sum((np.log(scale) / np.log(4.0)) ** 2 for scale in scales), one
 
-    if weight.sum() < _FEWEST_LABELS:
+    if known.xx[:, 0, 0].sum() * _COIN < _FEWEST_LABELS:
         return found((1.0, 1.0))[1]
     return max(map(found, product(_INTERCEPT_SCALES, _SLOPE_SCALES)), key=lambda scored: scored[0])[1]
 
@@ -208,7 +216,8 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
         arm, x = of_table[labelled.arm[rows]], labelled.x[rows, : PLAIN + self.vector_dims]
         expected = prior[arm, labelled.task[rows], labelled.tier[rows]] + history.mean_shift[arm]
         residual = labelled.value[rows] - expected
-        found = regress_best(x, residual, weight[rows], arm, self.variance, history.variance_factor)
+        known = moments(x, residual, weight[rows], arm, len(arms))
+        found = regress_best(known, self.variance, history.variance_factor)
         mean = found.mean.copy()
         mean[:, 0] += history.mean_shift
         return {one.name: regression(mean[k], found.covariance[k]) for k, one in enumerate(arms)}

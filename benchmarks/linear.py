@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from bandit.linear import MOST_DIMS, PLAIN, regress_best
+from bandit.linear import MOST_DIMS, PLAIN, moments, regress_best
 from bandit.pooled import Exploration, chances
 from bandit.pooling import Pooled
 from bandit.vocabulary import TASK_TYPES
@@ -37,7 +37,8 @@ def replay_linear(given: Stream, prior: Array, dims: int) -> Replayed:
             labels, fitted_on = waiting[:told], told
             rows, mine = given.rows[labels], arms[labels]
             residual = given.quality[labels, mine] - expected[mine, rows]
-            found = regress_best(x[rows], residual, np.ones(told), mine, _INTERCEPT, np.ones(models))
+            known = moments(x[rows], residual, np.ones(told), mine, models)
+            found = regress_best(known, _INTERCEPT, np.ones(models))
         here = x[given.rows[first:stop]]
         mean = expected[:, given.rows[first:stop]] + found.mean @ here.T
         variance = np.einsum("ni,kij,nj->kn", here, found.covariance, here, optimize=True)

@@ -17,8 +17,8 @@ PAGE = Path(__file__).parent.parent / "docs" / "linear.md"
 BEGIN, END = "<!-- table: written by python -m benchmarks.linear_table -->", "<!-- end of table -->"
 CONDITIONS = {
     "5 % feedback": ("--feedback-rate", "0.05"),
-    "100 % feedback": ("--feedback-rate", "1"),
     "5 %, embedded classifier": ("--feedback-rate", "0.05", "--classifier", "embedded"),
+    "20 % feedback": ("--feedback-rate", "0.2"),
 }
 _COLUMNS = ("best single", "best per task", "static_prior", "pooled_thompson", *LINEAR)
 

@@ -142,7 +142,7 @@ def _unknown(found: Sequence[Label], prompts: Prompts) -> list[str]:
 
 def _merged(before: Labels, found: Sequence[Label], known: Prompts, new: Prompts) -> tuple[Labels, Prompts]:
     """The newest 20,000 labels, a changed one as it was found now, and the prompts they need."""
-    together = {**before, **{label[1:5]: label for label in found}}
+    together: Labels = {**before, **{label[1:5]: label for label in found}}
     newest = dict(sorted(together.items(), key=lambda item: item[1], reverse=True)[:MOST_LABELS])
     prompts = {**known, **new}
     return newest, {label.decision_id: prompts[label.decision_id] for label in newest.values()}

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
 from bandit.drift import Restart
@@ -16,6 +17,7 @@ from bandit.linear import (
     LinearThompson,
     counted,
     features,
+    moments,
     regress,
     regress_best,
     regression,
@@ -39,16 +41,15 @@ def noise_of(residual, weight):
 
 def test_one_weight_by_hand():
     """Noise (10 x .2 + 4 x .25) / 14 = 3/14; precision 1/.1 + 4 x 14/3 = 86/3; mean 3/86 x 14/3 x (3 x .5 - .5)."""
-    found = regress(
-        np.ones((4, 1)), np.array([0.5, 0.5, -0.5, 0.5]), np.ones(4), np.zeros(4, dtype=int), np.array([[0.1]]), 0.0
-    )
+    known = moments(np.ones((4, 1)), np.array([0.5, 0.5, -0.5, 0.5]), np.ones(4), np.zeros(4, dtype=int), 1)
+    found = regress(known, np.array([[0.1]]), 0.0)
     assert found.covariance[0, 0, 0] == pytest.approx(3 / 86)
     assert found.mean[0, 0] == pytest.approx(14 / 86)
 
 
 def test_without_labels_the_prior_stays():
     variance = np.array([[0.1, 0.2], [0.3, 0.4]])
-    found = regress(np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros(0, dtype=int), variance)
+    found = regress(moments(np.zeros((0, 2)), np.zeros(0), np.zeros(0), np.zeros(0, dtype=int), 2), variance)
     assert found.mean.tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert np.diagonal(found.covariance, axis1=1, axis2=2) == pytest.approx(variance)
 
@@ -56,7 +57,7 @@ def test_without_labels_the_prior_stays():
 def test_one_arm_by_itself_is_ridge_regression():
     rng = np.random.default_rng(1)
     x, residual, weight, _ = cases(rng, 60, 1, 5)
-    found = regress(x, residual, weight, np.zeros(60, dtype=int), np.full((1, 5), 0.02), 0.0)
+    found = regress(moments(x, residual, weight, np.zeros(60, dtype=int), 1), np.full((1, 5), 0.02), 0.0)
     ridge = Ridge(alpha=noise_of(residual, weight) / 0.02, fit_intercept=False, tol=1e-12)
     assert found.mean[0] == pytest.approx(ridge.fit(x, residual, sample_weight=weight).coef_, abs=1e-9)
 
@@ -68,7 +69,7 @@ def test_shared_and_own_weights_are_those_of_one_large_regression(seed, arms, si
     rng = np.random.default_rng(seed)
     x, residual, weight, arm = cases(rng, 30, arms, size)
     variance = rng.uniform(0.01, 0.5, (arms, size))
-    found = regress(x, residual, weight, arm, variance, shared)
+    found = regress(moments(x, residual, weight, arm, arms), variance, shared)
     wide = np.zeros((30, (1 + arms) * size))
     wide[:, :size] = x
     for row, mine in enumerate(arm):
@@ -83,12 +84,24 @@ def test_shared_and_own_weights_are_those_of_one_large_regression(seed, arms, si
         assert found.covariance[one] == pytest.approx(np.linalg.inv(precision[own, own]), abs=1e-9)
 
 
+def test_the_evidence_is_that_of_normal_residuals():
+    """Between two prior variances: log of the ratio of the residuals' densities, N(0, x V x' + noise), by hand."""
+    x, residual, weight, _ = cases(np.random.default_rng(6), 12, 1, 3)
+    known = moments(x, residual, weight, np.zeros(12, dtype=int), 1)
+    noise, logs = noise_of(residual, weight), []
+    for variance in (0.01, 0.3):
+        covariance = variance * x @ x.T + np.diag(noise / weight)
+        logs.append(multivariate_normal(np.zeros(12), covariance).logpdf(residual))
+    one, other = (regress(known, np.full((1, 3), variance), 0.0).evidence for variance in (0.01, 0.3))
+    assert other - one == pytest.approx(logs[1] - logs[0])
+
+
 @given(order=st.permutations(range(20)))
 def test_the_order_of_labels_does_not_matter(order):
     x, residual, weight, arm = cases(np.random.default_rng(2), 20, 3, 4)
     variance, order = np.full((3, 4), 0.05), list(order)
-    first = regress(x, residual, weight, arm, variance)
-    again = regress(x[order], residual[order], weight[order], arm[order], variance)
+    first = regress(moments(x, residual, weight, arm, 3), variance)
+    again = regress(moments(x[order], residual[order], weight[order], arm[order], 3), variance)
     assert again.mean == pytest.approx(first.mean, abs=1e-10)
 
 
@@ -97,7 +110,7 @@ def test_an_arm_that_answers_hard_prompts_does_not_look_bad_for_it():
     hard = np.repeat([1.0, 0.0], 400)
     arm = np.concatenate([np.repeat([0, 1], [360, 40]), np.repeat([0, 1], [40, 360])])
     x, value = np.column_stack([np.ones(800), hard]), np.where(np.arange(800) % 10 < 8 - 5 * hard, 1.0, 0.0)
-    found = regress(x, value - 0.6, np.ones(800), arm, np.full((2, 2), 0.004))
+    found = regress(moments(x, value - 0.6, np.ones(800), arm, 2), np.full((2, 2), 0.004))
     naive = [value[arm == one].mean() for one in (0, 1)]
     assert naive[1] - naive[0] > 0.35
     assert found.mean[1] @ [1.0, 0.5] - found.mean[0] @ [1.0, 0.5] < 0.05
@@ -111,8 +124,8 @@ def test_how_much_arms_differ_is_looked_for(apart, bold):
     quality = 0.5 + apart * np.where(arm % 2, 0.5, -0.5)
     value = (rng.random(1600) < quality).astype(float)
     x = np.ones((1600, 1))
-    found = regress_best(x, value - 0.5, np.ones(1600), arm, 0.004, np.ones(8))
-    plain = regress(x, value - 0.5, np.ones(1600), arm, np.full((8, 1), 0.004))
+    known = moments(x, value - 0.5, np.ones(1600), arm, 8)
+    found, plain = regress_best(known, 0.004, np.ones(8)), regress(known, np.full((8, 1), 0.004))
     assert (found.mean.std() > plain.mean.std()) == bold
 
 
@@ -256,7 +269,7 @@ def test_an_arm_that_no_regression_knows_has_its_prior():
 def test_what_is_stored_is_close_to_what_was_found_and_small():
     rng = np.random.default_rng(5)
     x, residual, weight, arm = cases(rng, 4000, 40, PLAIN + MOST_DIMS)
-    found = regress(x, residual, weight, arm, np.full((40, x.shape[1]), 0.001))
+    found = regress(moments(x, residual, weight, arm, 40), np.full((40, x.shape[1]), 0.001))
     stored = {f"model-{one}": regression(found.mean[one], found.covariance[one]) for one in range(40)}
     assert len(msgspec.json.encode(stored)) < 200_000
     policy, some = LinearThompson(name="l"), prompt(complexity=0.3, vector=tuple(rng.normal(0, 0.2, 32).tolist()))
