@@ -191,10 +191,10 @@ async def chance(http, model):
 
 
 async def test_feedback_moves_traffic_through_the_whole_service(database_url):
-    """60 thumbs up for the small model, 60 down for the large one. Nothing in it is left to chance but the draws."""
+    """60 thumbs up for the small model, 60 down for the large one, told to one of two replicas. Nothing is drawn."""
     settings = settings_for(database_url, policies=LINEAR, learning=Learning(fit_every_s=0.05))
-    with Running(settings) as service:
-        async with aiohttp.ClientSession(service.url) as http:
+    with Running(settings) as service, Running(settings) as replica:
+        async with aiohttp.ClientSession(service.url) as http, aiohttp.ClientSession(replica.url) as other:
             before = await chance(http, "small")
             assert before < 0.2
             for number in range(120):
@@ -203,13 +203,14 @@ async def test_feedback_moves_traffic_through_the_whole_service(database_url):
                 body = {"decision_id": reply["id"], "value": model == "small"}
                 async with http.post("/feedback", json=body) as answer:
                     assert answer.status == 200
-            after = before
-            for _ in range(200):
-                after = await chance(http, "small")
-                if after > 0.9:
-                    break
-                await asyncio.sleep(0.05)
-            assert after > 0.9
+            for told in (http, other):
+                after = before
+                for _ in range(200):
+                    after = await chance(told, "small")
+                    if after > 0.9:
+                        break
+                    await asyncio.sleep(0.05)
+                assert after > 0.9
 
 
 async def test_poisoned_weights_stop_no_chat(sqlite_url):
