@@ -317,7 +317,8 @@ def _value(found: Mapping[str, Any], *, signed: bool = False) -> str:
 
 
 def _usd(amount: float) -> str:
-    return f"${amount:,.2f}" if abs(amount) >= 1.0 else f"${amount:.4f}"
+    sign, size = "-" if amount < 0.0 else "", abs(amount)
+    return f"{sign}${size:,.2f}" if size >= 1.0 else f"{sign}${size:.4f}"
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:

@@ -12,9 +12,9 @@ from bandit.history import Memory
 from bandit.offline import Estimate, Logged, Method, NotEvaluable, difference, evaluate
 from bandit.policies import Fixed, Policy, Random
 from bandit.vocabulary import TASK_TYPES, Arm
+from service.decide import Repeated
 from service.decision_log import Collector, Columns, Tick, Vector, entries, explored
 from service.errors import UnusableData
-from service.explain import repeated
 from service.replaying import NOTHING_KNOWN, Hindsight, Past, Stored, learns, read_past, repriced
 from service.settings import Settings
 
@@ -257,11 +257,15 @@ def derived_again(connection: Connection, span: Span, tick: Tick = lambda _: Non
     """Every decision taken again from its stored settings and beliefs: how many come out the same to the last bit."""
     n = same = 0
     different: list[dict[str, str]] = []
+    stored = Stored(connection)
     for entry in entries(connection, span.since, span.until, tick=tick):
-        again = repeated(connection, entry.decision)
-        n, same = n + 1, same + again["same"]
-        if not again["same"] and len(different) < _NAMED:
-            different.append({"id": entry.decision.id, "why": again.get("why", "another choice comes out")})
+        again = stored.again(entry.decision)
+        n += 1
+        if isinstance(again, Repeated) and again.same:
+            same += 1
+        elif len(different) < _NAMED:
+            why = again if isinstance(again, str) else "another choice comes out"
+            different.append({"id": entry.decision.id, "why": why})
         if span.limit and n >= span.limit:
             break
     return {"decisions": n, "same": same, "different": different}

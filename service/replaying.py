@@ -4,6 +4,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,7 +16,7 @@ from bandit.eligibility import split
 from bandit.history import ArmRestart, Memory, faded
 from bandit.policies import Fixed, Policy, Random, Rules, StaticTier
 from bandit.posteriors import Beliefs, CellKey, Counts, counts_of
-from bandit.selection import checked, choose, seed_of
+from bandit.selection import choose, seed_of
 from bandit.vocabulary import EXPLICIT_CHANNELS, FREE, Arm, PromptProfile, Reward
 from service import store
 from service.alarms import list_alarms, restart_of
@@ -23,7 +24,7 @@ from service.beliefs import decode
 from service.calibrations import calibration
 from service.checks import check
 from service.configuration import settings_from_content
-from service.decide import Decision
+from service.decide import USER_SPECIFIED, Decision, Repeated, redecide
 from service.errors import ConfigurationError, UnusableData
 from service.explain import policies_of
 from service.fitting import fitted
@@ -39,6 +40,7 @@ REFIT_LABELS = 200  # or after so many labels
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
 _NEVER_LEARN = (Fixed, Random, StaticTier, Rules)
 _EVERY_ALARM = 1_000_000
+NO_PRICES: Mapping[str, Mapping[str, float]] = MappingProxyType({})
 
 
 # What may be asked for
@@ -237,13 +239,9 @@ class Hindsight:
         self._advance(decision.created_at)
         found = {}
         for policy in self._policies:
-            chances = checked(
-                policy.probabilities(
-                    decision.profile, arms, self._beliefs(policy, decision.profile), self._terms(policy, decision)
-                ),
-                len(arms),
-            )
-            found[policy.name] = {arm.name: chance for arm, chance in zip(arms, chances, strict=True)}
+            beliefs, terms = self._beliefs(policy, decision.profile), self._terms(policy, decision)
+            choice = choose(policy, decision.profile, arms, beliefs, 0, terms=terms, max_explore=decision.max_explore)
+            found[policy.name] = dict(zip(choice.arms, choice.probabilities, strict=True))
         return found
 
     def _eligible(self, names: tuple[str, ...]) -> tuple[Arm, ...]:
@@ -296,34 +294,45 @@ class Hindsight:
 
 
 class Stored:
-    """Settings and beliefs that decisions were taken on, each read once."""
+    """Settings and beliefs that decisions were taken on, each read once; with other prices, where some are given."""
 
-    def __init__(self, connection: Connection, prices: Mapping[str, Mapping[str, float]]) -> None:
+    def __init__(self, connection: Connection, prices: Mapping[str, Mapping[str, float]] = NO_PRICES) -> None:
         self._connection = connection
         self._prices = prices
         self._settings = lru_cache(maxsize=64)(self._read_settings)
         self._beliefs = lru_cache(maxsize=4096)(self._read_beliefs)
 
+    def again(self, decision: Decision) -> Repeated | str:
+        """A decision taken again from what it was taken on; or why it cannot be."""
+        known, beliefs = self._settings(decision.config_version), self._beliefs(decision.choice.beliefs_version)
+        if known is None or beliefs is None:
+            return f"the {'settings' if known is None else 'beliefs'} it was taken on are not stored"
+        if decision.method != USER_SPECIFIED and decision.choice.policy not in known[1]:
+            return f"the policy {decision.choice.policy} is not in the settings it was taken on"
+        return redecide(decision, *known, beliefs)
+
     def draw(self, decision: Decision) -> dict[str, float] | None:
-        """The probabilities that a decision's own policy would have had at the other prices; None: not stored."""
+        """The probabilities that a decision's own policy has at these prices; None: not stored, or no model is left."""
         known, beliefs = self._settings(decision.config_version), self._beliefs(decision.choice.beliefs_version)
         if known is None or beliefs is None or decision.choice.policy not in known[1]:
             return None
         arms, policies = known
-        eligible, _ = split(arms, decision.profile, decision.limits)
+        eligible, _ = split(list(arms.values()), decision.profile, decision.limits)
         if not eligible:
             return None
-        policy, seed = policies[decision.choice.policy], seed_of(decision.id)
-        choice = choose(policy, decision.profile, eligible, beliefs, seed, terms=decision.choice.terms)
+        choice = choose(
+            policies[decision.choice.policy], decision.profile, eligible, beliefs, seed_of(decision.id),
+            terms=decision.choice.terms, max_explore=decision.max_explore,
+        )  # fmt: skip
         return dict(zip(choice.arms, choice.probabilities, strict=True))
 
-    def _read_settings(self, version: str) -> tuple[list[Arm], dict[str, Policy]] | None:
+    def _read_settings(self, version: str) -> tuple[dict[str, Arm], dict[str, Policy]] | None:
         content = store.config_content(self._connection, version)
         if content is None:
             return None
         settings = settings_from_content(content)
-        arms = [model.arm() for model in settings.models if model.enabled]
-        return [repriced(arm, self._prices) for arm in arms], policies_of(settings)
+        arms = {model.name: repriced(model.arm(), self._prices) for model in settings.models if model.enabled}
+        return arms, policies_of(settings)
 
     def _read_beliefs(self, version: str) -> Beliefs | None:
         content = store.belief_content(self._connection, version)
