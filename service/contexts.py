@@ -26,7 +26,7 @@ _HALF_LIVES = 4.0  # older labels count less than a sixteenth and are not read
 _READ_AGAIN_S = 3_600.0
 _LOOK_BACK_S = 60.0  # how late a label may be committed, and other clocks may be, without waiting for the hour
 _DAY_S = 86_400.0
-_PAGE = 250  # rows in one read: on Postgres they are fetched on the event loop
+_PAGE = 100  # rows in one read: on Postgres they are fetched on the event loop
 _PROMPTS_PAGE = 50
 
 _KEY = (rewards.c.created_at, rewards.c.decision_id, rewards.c.metric, rewards.c.source, rewards.c.user)

@@ -121,7 +121,7 @@ async def test_a_decision_that_cannot_be_read_costs_its_own_labels_alone(databas
 
 
 async def test_labels_of_one_moment_are_all_read_once(database, decide):
-    """600 of them: more than two pages."""
+    """600 of them: several pages."""
     ids = [f"d{number}" for number in range(600)]
     await decide(*ids)
     said = [
