@@ -13,8 +13,9 @@ from bandit.posteriors import Beliefs, Regression
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, DimensionScores, PromptProfile
 from service import store
 from service.beliefs import Contents, decode, encode_regressions
+from service.configuration import settings_from_toml
 from service.contexts import Contexts
-from service.errors import StorageUnavailable
+from service.errors import ConfigurationError, StorageUnavailable
 from service.fitting import Fitting
 from service.knowledge import Knowledge
 from service.learn import Measurement, record
@@ -131,6 +132,17 @@ async def test_labels_of_one_moment_are_all_read_once(database, decide):
     await database.write(partial(record, measurements=said, window_s=WEEK, now=NOON))
     found = await Contexts(database).labelled(NOON + 1, 30.0)
     assert sorted(found.value) == [number / 600 for number in range(600)]
+
+
+# Settings
+
+
+@pytest.mark.parametrize(
+    "line", ["vector_dims = 33", "vector_dims = -1", "strength = 0.5", "floor = 1.5", "active = 0", "boldness = -0.1"]
+)
+def test_numbers_that_make_no_sense_are_refused(line):
+    with pytest.raises(ConfigurationError, match=f"policies\\[0\\].{line.split()[0]}`"):
+        settings_from_toml(f'[[policies]]\nname = "linear"\nkind = "linear_thompson"\n{line}', {})
 
 
 # Beliefs
