@@ -23,6 +23,9 @@ Action = Literal["freeze", "unfreeze", "reset", "rollback", "off", "on"]
 
 FORGET = Restart(label_keep=0.0, heuristic_keep=0.0)
 
+_MOST = 100.0  # of a mean or a standard deviation of quality, however rough
+_MOST_LABELS = 1e15
+
 ByTier = dict[PromptTier, dict[str, Estimate]]
 
 
@@ -95,8 +98,8 @@ def fold(rows: Sequence[Control], mark: tuple[int, int] = (0, 0)) -> InForce:
     state, unreadable = _State(), 0
     for row in rows:
         try:
-            saved = msgspec.json.decode(row.content, type=Saved)
-        except msgspec.MsgspecError:
+            saved = _read(row)
+        except (msgspec.MsgspecError, ValueError):
             log.exception("the control %s (%s) cannot be read and is passed over", row.id, row.action)
             unreadable += 1
         else:
@@ -111,6 +114,23 @@ def fold(rows: Sequence[Control], mark: tuple[int, int] = (0, 0)) -> InForce:
         since=state.since,
         unreadable=unreadable,
     )
+
+
+def _read(row: Control) -> Saved:
+    """What a row saved.
+
+    Raises:
+        ValueError: it is none, or its numbers can be no quality.
+    """
+    saved = msgspec.json.decode(row.content, type=Saved)
+    for tiers in (tiers for tasks in saved.estimates.values() for tiers in tasks.values()):
+        for arm, one in ((arm, one) for by_arm in tiers.values() for arm, one in by_arm.items()):
+            if not (abs(one.mean) <= _MOST and 0.0 <= one.sd <= _MOST):
+                raise ValueError(f"found {one} for {arm}, expected a quality near 0 to 1")
+    for arm, seen in ((arm, seen) for of_task in saved.evidence.values() for arm, seen in of_task.items()):
+        if not all(abs(number) <= _MOST_LABELS for number in msgspec.structs.astuple(seen)):
+            raise ValueError(f"found {seen} for {arm}, expected at most {_MOST_LABELS:g} labels")
+    return saved
 
 
 class _State:

@@ -121,7 +121,8 @@ class Fitting:
         except StorageUnavailable:
             self._changes = -1  # look again soon, though nothing new is learned
             raise
-        weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, self._restarts)
+        restarts = [one for one in self._restarts if one.task_type is None]  # a regression is of all task types
+        weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, restarts)
         return await asyncio.to_thread(regressed, policy, arms, labelled, weigh, history)
 
 

@@ -5,8 +5,12 @@ import asyncio
 import aiohttp
 import pytest
 
+from bandit.posteriors import Estimate, Evidence
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
 from service import store
 from service.auth import key_row, new_key, new_secret
+from service.control_actions import Asked, store_control
+from service.controls import Control, Saved, insert_control
 from service.database import Database, migrate
 from service.settings import Ceiling, Safety
 from tests.api.asking import ask
@@ -187,6 +191,38 @@ async def test_every_replica_follows_and_a_restart_forgets_nothing(run):
         found = await get(http, "/v1/controls")
         assert found["off"] is True
         assert [row["action"] for row in found["controls"]] == ["freeze", "off"]
+
+
+async def test_rows_that_cannot_be_read_stop_neither_the_start_nor_a_chat(run, database_url):
+    await asyncio.to_thread(migrate, database_url)
+    database = Database(database_url)
+    spoilt = [
+        "",
+        "[]",
+        '{"estimates": {"pooled_thompson": {"Nothing": {}}}}',
+        '{"evidence": {"Open QA": {"small": [1e999]}}}',
+    ]
+    for content in spoilt:
+        row = Control(at=1.0, action="freeze", content=content)
+        await database.write(lambda connection, row=row: insert_control(connection, row))
+    huge = {"small": Estimate(100.0, 0.0), "medium": Estimate(-100.0, 100.0), "gone": Estimate(0.5, 0.1)}
+    tasks = {task: dict.fromkeys(PROMPT_TIERS, huge) for task in TASK_TYPES}
+    saved = Saved(
+        estimates={"pooled_thompson": tasks}, evidence={task: {"small": Evidence(0.0, 1e15)} for task in TASK_TYPES}
+    )
+    asked = Asked(action="rollback", to="x")
+    await database.write(lambda connection: store_control(connection, asked, saved, "me", 2.0))
+    await database.close()
+    service = run()
+    async with aiohttp.ClientSession(service.url) as http:
+        for policy in ("pooled_thompson", "thompson"):
+            reply = await ask(http, model=f"auto:{policy}")
+            assert reply["routing"]["method"] in {"auto", "static_fallback"}
+            assert (await explained(http, reply))["repeated"]["same"] is True
+        async with http.get("/metrics") as answer:
+            assert 'armwise_learner_errors_total{place="controls"} 1.0' in await answer.text()
+        await switch(http, action="unfreeze")
+        assert (await ask(http))["routing"]["method"] == "auto"
 
 
 async def test_only_an_admin_may_switch_and_is_written_down(keyed):
