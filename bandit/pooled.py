@@ -184,32 +184,27 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     def probabilities(
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> Probabilities:
-        cell = [self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms]
-        means, sds = tuple([one.mean for one in cell]), tuple([one.sd for one in cell])
+        cell = self._cell(profile, arms, beliefs)
         price = self.cost_weight + terms.usd_price
         if not price and not terms.late_price and terms.room_usd is None and self.objective != "floor":
-            found = np.array(_chances(means, sds, (), (), self.exploration, self.guard(arms)))
-            return self._with_nursery(found, cell)
+            return _chances(cell, (), (), (), self.exploration, self.nursery, self.guard(arms))
         costs = _costs(profile, arms, cell)
         if self.objective == "floor":
-            return np.array(_cheapest(means, sds, costs, self.within, 1.0 - self.certainty, self.exploration))
+            return _cheapest(cell, costs, self.within, 1.0 - self.certainty, self.exploration)
         shift = tuple([price * cost + terms.late_price * one.late for cost, one in zip(costs, cell, strict=True)])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
         # No arm spends more of the budget than of the traffic on being explored.
         budget = terms.budget_usd
         thrift = tuple([min(1.0, budget / max(cost, _LEAST_USD)) for cost in costs]) if budget else ()
-        found = np.array(_chances(means, sds, shift, room, self.exploration, self.guard(arms), thrift))
-        return self._with_nursery(found, cell, thrift)
+        return _chances(cell, shift, room, thrift, self.exploration, self.nursery, self.guard(arms))
 
-    def _with_nursery(
-        self, found: Probabilities, cell: Sequence[Estimate], thrift: tuple[float, ...] = ()
-    ) -> Probabilities:
-        """Give new arms their share; one that there is no money for gets none."""
-        new = [one.new and chance > 0.0 for one, chance in zip(cell, found, strict=True)]
-        if not any(new) or all(new):
-            return found
-        share = self.nursery * np.array(new) / sum(new) * (np.array(thrift) if thrift else 1.0)
-        return np.asarray((1.0 - share.sum()) * found + share)
+    def _cell(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> tuple[Estimate, ...]:
+        """What is known of `arms` in the cell of the prompt."""
+        known = beliefs.estimates
+        try:
+            return tuple([known[arm.name] for arm in arms])
+        except KeyError:
+            return tuple(self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms)
 
     def guard(self, arms: Sequence[Arm]) -> Guard | None:
         """What `arms` are held against; None without a baseline among them."""
@@ -221,7 +216,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     def trade(
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> tuple[Trade, ...]:
-        cell = [self.estimate(arm, profile.task_type, profile.tier, beliefs) for arm in arms]
+        cell = self._cell(profile, arms, beliefs)
         price = self.cost_weight + terms.usd_price
         costs = _costs(profile, arms, cell)
         return tuple(
@@ -245,46 +240,53 @@ def _costs(profile: PromptProfile, arms: Sequence[Arm], cell: Sequence[Estimate]
 
 @lru_cache(maxsize=8192)
 def _chances(
-    means: tuple[float, ...],
-    sds: tuple[float, ...],
+    cell: tuple[Estimate, ...],
     shift: tuple[float, ...],
     room: tuple[bool, ...],
+    thrift: tuple[float, ...],
     exploration: Exploration,
+    nursery: float,
     guard: Guard | None,
-    thrift: tuple[float, ...] = (),
-) -> tuple[float, ...]:
-    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up.
+) -> Probabilities:
+    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up. It cannot be written to.
 
-    `room` says which arms there is money for, `thrift` which part of the floor each may have; empty: all, and whole.
+    `shift` is what cost takes away from each arm's quality, `room` says which arms there is money for, `thrift` which
+    part of the floor each may have; empty: nothing, all, and all of it.
     """
-    mean, sd = np.array(means), np.array(sds)
+    mean, sd = np.array([one.mean for one in cell]), np.array([one.sd for one in cell])
     utility = mean - np.array(shift) if shift else mean
-    affordable = np.array(room) if room else np.ones(len(means), dtype=bool)
+    affordable = np.array(room) if room else np.ones(len(cell), dtype=bool)
     some = Pooled(utility[affordable][:, None, None], sd[affordable][:, None, None], 0.0)
     guarded = guard is not None and bool(affordable[guard.baseline])
     fit = fit_to_serve(mean, sd, guard.baseline, guard.gate)[affordable] if guard is not None and guarded else None
     freely = Exploration(exploration.boldness, exploration.active, 0.0) if thrift else exploration
-    found = np.zeros(len(means))
+    part = np.array(thrift) if thrift else np.ones(len(cell))
+    found = np.zeros(len(cell))
     found[affordable] = chances(some, freely, fit)[0, 0]
     if thrift:
-        floor = affordable * exploration.floor / affordable.sum() * np.array(thrift)
-        found = (1.0 - floor.sum()) * found + floor
+        found = _spread(found, affordable, exploration.floor, part)
     if guard is not None and guarded and guard.credit < 1.0:
         found = within_credit(found, mean, sd, guard.baseline, guard.credit)
-    return tuple(found.tolist())
+    new = np.array([one.new for one in cell]) & affordable
+    if new.any() and not new.all():
+        found = _spread(found, new, nursery, part)
+    found.setflags(write=False)
+    return found
+
+
+def _spread(drawn: Array, among: NDArray[np.bool_], share: float, part: Array) -> Array:
+    """Give `share` of the traffic evenly to some arms; each takes only its part of it."""
+    given = among * share / among.sum() * part
+    return np.asarray((1.0 - given.sum()) * drawn + given)
 
 
 @lru_cache(maxsize=8192)
 def _cheapest(
-    means: tuple[float, ...],
-    sds: tuple[float, ...],
-    costs: tuple[float, ...],
-    within: float,
-    doubt: float,
-    exploration: Exploration,
-) -> tuple[float, ...]:
-    """The cheapest arm that is good enough, and the floor for the others; remembered."""
-    mean, sd, cost = np.array(means), np.array(sds), np.array(costs)
-    found = np.full(len(means), exploration.floor / len(means))
-    found[cheapest_good_enough(mean, sd, cost, within, doubt)] += 1.0 - exploration.floor
-    return tuple(found.tolist())
+    cell: tuple[Estimate, ...], costs: tuple[float, ...], within: float, doubt: float, exploration: Exploration
+) -> Probabilities:
+    """The cheapest arm that is good enough, and the floor for the others; remembered, and cannot be written to."""
+    mean, sd = np.array([one.mean for one in cell]), np.array([one.sd for one in cell])
+    found = np.full(len(cell), exploration.floor / len(cell))
+    found[cheapest_good_enough(mean, sd, np.array(costs), within, doubt)] += 1.0 - exploration.floor
+    found.setflags(write=False)
+    return found

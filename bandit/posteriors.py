@@ -77,7 +77,7 @@ class Evidence(msgspec.Struct, frozen=True, array_like=True):
 NO_EVIDENCE = Evidence()
 
 
-class Estimate(msgspec.Struct, frozen=True, array_like=True):
+class Estimate(msgspec.Struct, frozen=True, array_like=True, cache_hash=True):
     """Quality of one arm in one cell, informed by all others; normal. Worked out in the background."""
 
     mean: float
