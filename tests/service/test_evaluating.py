@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bandit.channels import Calibration
-from bandit.history import Memory, faded, table_of
+from bandit.drift import ON_ALARM
+from bandit.history import ArmRestart, Memory, faded, table_of
 from bandit.offline import Estimate, Method, difference, evaluate
 from bandit.policies import Fixed, Random, StaticTier
 from bandit.pooled import PooledThompson
@@ -179,6 +180,43 @@ def test_a_part_of_a_log_has_label_chances_of_its_own():
     known = (~np.isnan(some.rewards)).mean()
     assert some.label_chance == pytest.approx(np.full(1000, known))
     assert isinstance(evaluate(some, some.probabilities), Estimate)
+
+
+def test_ceilings_of_exploration_hold_for_a_candidate():
+    log = rated_log(RANDOM, 2, 19)
+    log[0] = told_otherwise(log[0], max_explore=0.1)
+    target = columns_of(log, Random(name="r")).targets["r"]
+    assert target == pytest.approx(np.array([[0.9, 0.1], [0.5, 0.5]]))
+
+
+def test_a_change_of_a_model_is_known_from_its_alarm_on():
+    """Then what was learned of it before counts half: its posterior is wider, and it is drawn more evenly."""
+    policy, log = PooledThompson(name="l", boldness=1.0), rated_log(RANDOM, 1000, 20)
+    alarm_at = log[600].decision.created_at
+    change = (alarm_at, ArmRestart("large", int(alarm_at // 3600) + 1, ON_ALARM["down"]))
+    told = columns_of(log, policy, past=past_of(log)._replace(restarts=[change])).targets["l"]
+    untold = columns_of(log, policy).targets["l"]
+    assert np.array_equal(told[:600], untold[:600])
+    assert not np.array_equal(told[800:], untold[800:])
+
+
+@given(st.permutations(range(4)))
+def test_probabilities_stand_under_the_names_of_their_models(order):
+    """Whatever order the models of a decision come in."""
+    entry = rated_log(RANDOM, 1, 21, rate=1.0)[0]
+    names = [("small", "large", "gone", "older")[index] for index in order]
+    chances = [(0.1, 0.2, 0.3, 0.4)[index] for index in order]
+    choice = msgspec.structs.replace(
+        entry.decision.choice, arms=tuple(names), probabilities=tuple(chances), arm="gone", propensity=0.3
+    )
+    found = columns_of([told_otherwise(entry, choice=choice)], Random(name="r"))
+    by_name = dict(zip(found.arms, found.logged.probabilities[0].tolist(), strict=True))
+    assert by_name == {"small": 0.1, "large": 0.2, "gone": 0.3, "older": 0.4}
+    assert found.arms[found.logged.chosen[0]] == "gone"
+    drawn = dict(zip(found.arms, found.targets["r"][0].tolist(), strict=True))
+    assert drawn == {"small": 0.5, "large": 0.5, "gone": 0.0, "older": 0.0}
+    costs = dict(zip(found.arms, found.cost_usd[0].tolist(), strict=True))
+    assert costs == pytest.approx({"small": 0.0002, "large": 0.002, "gone": 0.0, "older": 0.0})
 
 
 # What is refused
