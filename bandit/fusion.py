@@ -4,6 +4,8 @@ A reading misleads by a bias of its own on every arm. It is unknown, so it is on
 the same arm narrow down; integrated out, readings are worth what `bandit.channels` says, and never outvote people.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,12 +18,19 @@ Array = NDArray[np.float64]
 
 
 def fuse(
-    labels: Sums, readings: Sums, calibration: Calibration, prior_mean: Array, pooled: Pooled, factor: Array
+    labels: Sums,
+    readings: Sums,
+    calibration: Calibration,
+    prior_mean: Array,
+    pooled: Pooled,
+    factor: Array,
+    task_names: Sequence[str] = TASK_TYPES,
 ) -> Pooled:
     """What `pooled`, worked out from `labels` alone, becomes when readings are heard too.
 
-    Sums and `prior_mean` have shape (n_arms, n_tasks, n_tiers), tasks in the vocabulary's order; `factor` (n_arms,) as
-    in `bandit.pooling.pool`. Without any reading `pooled` is returned as it is.
+    Sums and `prior_mean` have shape (n_arms, n_tasks, n_tiers), tasks in the order of `task_names`, by which
+    `calibration` knows them; `factor` (n_arms,) as in `bandit.pooling.pool`. Without any reading `pooled` is returned
+    as it is.
 
     The model of `pool` with a second measurement of each arm, whose covariance is bias + noise. In information form, as
     most cells were never read: where L is the information of all measurements of an arm, `pull` L times what they say,
@@ -35,7 +44,7 @@ def fuse(
     flat = (n_arms, n_tasks * n_tiers)
     eye = np.eye(flat[1])
     prior, base = prior_mean.reshape(flat), pooled.base.reshape(flat)
-    label, reading = _label_rows(labels, base), _reading_rows(readings, calibration, base)
+    label, reading = _label_rows(labels, base), _reading_rows(readings, calibration, base, task_names)
     tasks = np.repeat(np.arange(n_tasks), n_tiers)
     heard = _information(label, reading, tasks, calibration.labelled())
     precise = label.precision[:, :, None] * eye
@@ -65,12 +74,12 @@ def _label_rows(labels: Sums, base: Array) -> Rows:
     return Rows(np.where(n > 0, mean - base, 0.0), n / noise(labels))
 
 
-def _reading_rows(readings: Sums, calibration: Calibration, base: Array) -> Rows:
+def _reading_rows(readings: Sums, calibration: Calibration, base: Array, task_names: Sequence[str]) -> Rows:
     n, s = readings.n.reshape(base.shape), readings.s.reshape(base.shape)
     mean = s / np.maximum(n, 1e-9)
     n_tiers = readings.n.shape[2]
     typical = float(s.sum() / n.sum())
-    accuracies = [calibration.accuracy(task, typical) for task in TASK_TYPES for _ in range(n_tiers)]
+    accuracies = [calibration.accuracy(task, typical) for task in task_names for _ in range(n_tiers)]
     rows = [rows_of(mean[arm], n[arm], accuracies, base[arm]) for arm in range(len(base))]
     return Rows(np.array([row.value for row in rows]), np.array([row.precision for row in rows]))
 

@@ -11,52 +11,73 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 import numpy as np
 
 from bandit.budget import Pacer
+from bandit.priors import Outcome, PriorTable, prior_table
 from bandit.thompson import PriorMeans
-from bandit.vocabulary import PROMPT_TIERS
+from bandit.vocabulary import MODEL_TIERS, PROMPT_TIERS, Arm, TaskType
 from benchmarks.baselines import Hindsight, baselines, hindsight, means, most_missed
 from benchmarks.columns import row
-from benchmarks.learners import POLICIES, Learner
+from benchmarks.learners import POLICIES, Learner, Prior
 from benchmarks.linear import LINEAR, replay_linear
 from benchmarks.outcomes import Outcomes, arms_of, find, read, split
 from benchmarks.peers import PEERS, NotInstalled, PeerArm
+from benchmarks.published_means import from_means, is_published
 from benchmarks.replay import Replayed, replay, replay_peer
 from benchmarks.simulated_outcomes import is_simulated, simulated
 from benchmarks.streams import Array, Stream, World, shaken, steady, stream
 
 PRIOR_SHARE = 0.4
-_SHRUNK_BY = 20.0  # prompts' worth of belief that a model is on a task what it is everywhere
+PRIOR_MASS = 300.0  # labels that a benchmark is worth (docs/decisions/0013)
 
 
-def tier_prior(outcomes: Outcomes) -> Array:
-    """Expected quality from the tiers alone: shape (n_arms, n_tasks, n_tiers)."""
-    table = PriorMeans()
-    means = np.array([[table.of(arm.tier, tier) for tier in PROMPT_TIERS] for arm in arms_of(outcomes)])
-    return np.repeat(means[:, None, :], len(outcomes.tasks), axis=1)
+def tier_prior(arms: Sequence[Arm], tasks: tuple[str, ...]) -> Prior:
+    """Expected quality from the tiers alone."""
+    tiers = PriorMeans()
+    means = np.array([[tiers.of(arm.tier, tier) for tier in PROMPT_TIERS] for arm in arms])
+    return Prior(tuple(arms), tasks, np.repeat(means[:, None, :], len(tasks), axis=1))
 
 
-def benchmark_prior(outcomes: Outcomes, judged: Outcomes) -> Array:
-    """Mean quality per task of the prompts set apart, shrunk to the model's overall mean."""
-    overall = outcomes.quality.mean(axis=0)
-    prior = np.zeros((len(overall), len(judged.tasks), len(PROMPT_TIERS)))
-    for task in range(len(judged.tasks)):
-        some = outcomes.quality[outcomes.task == task]
-        gap = (some - some.mean(axis=1, keepdims=True)).sum(axis=0) if len(some) else np.zeros(len(overall))
-        level = (some.mean(axis=1).sum() + 5 * overall.mean()) / (len(some) + 5) if len(some) else overall.mean()
-        prior[:, task] = (level + (gap + _SHRUNK_BY * (overall - overall.mean())) / (len(some) + _SHRUNK_BY))[:, None]
-    return np.clip(prior, 0.02, 0.98)
+def benchmark_prior(arms: Sequence[Arm], tasks: tuple[str, ...], table: PriorTable) -> Prior:
+    """Expected quality as a table of `armwise prior import` has it."""
+    means = np.array([[table.of(arm.name, cast("TaskType", task)) for task in tasks] for arm in arms], dtype=float)
+    return Prior(tuple(arms), tasks, np.repeat(means[:, :, None], len(PROMPT_TIERS), axis=2), table)
+
+
+def imported(known: Outcomes) -> PriorTable:
+    """What `armwise prior import` makes of the prompts set apart; tasks may have names of their own."""
+    rows = (
+        Outcome(prompt, model, cast("TaskType", known.tasks[known.task[row]]), float(known.quality[row, column]))
+        for row, prompt in enumerate(known.prompt_ids)
+        for column, model in enumerate(known.models)
+    )
+    return prior_table(rows, mass=PRIOR_MASS, source=known.name)
+
+
+def reversed_tiers(arms: Sequence[Arm]) -> list[Arm]:
+    """The tiers turned round: the best model has the worst one's."""
+    order = sorted(range(len(arms)), key=lambda index: MODEL_TIERS.index(arms[index].tier))
+    tiers = {index: arms[other].tier for index, other in zip(order, reversed(order), strict=True)}
+    return [msgspec.structs.replace(arm, tier=tiers[index]) for index, arm in enumerate(arms)]
+
+
+def prior_of(known: Outcomes, judged: Outcomes, kind: str) -> Prior:
+    """The prior of a kind: tier, benchmark or reversed."""
+    arms = arms_of(judged)
+    if kind == "benchmark":
+        return benchmark_prior(arms, judged.tasks, known.told or imported(known))
+    return tier_prior(reversed_tiers(arms) if kind == "reversed" else arms, judged.tasks)
 
 
 class Setting(NamedTuple):
     """One file under one set of arguments: what every row of its table shares."""
 
     judged: Outcomes
-    prior: Array  # (n_models, n_tasks, n_tiers)
+    prior: Prior
     typical_usd: Array  # (n_models,): mean cost of a call to the prompts set apart
     world: World
     streams: list[Stream]
@@ -73,16 +94,15 @@ def load(name: str, arguments: argparse.Namespace) -> Outcomes:
     """
     if is_simulated(name):
         return simulated(name, models=arguments.models)
+    if is_published(name):
+        return from_means(name, models=arguments.models)
     return read(find(name), classifier=arguments.classifier, models=arguments.models)
 
 
 def setting(outcomes: Outcomes, arguments: argparse.Namespace) -> Setting:
     """Split, prior, world and streams."""
     known, judged = split(outcomes, PRIOR_SHARE)
-    prior = benchmark_prior(known, judged) if arguments.prior == "benchmark" else tier_prior(judged)
-    if arguments.prior == "reversed":
-        order = np.argsort(prior.mean(axis=(1, 2)), kind="stable")
-        prior[order] = prior[order[::-1]].copy()
+    prior = prior_of(known, judged, arguments.prior)
     requests, budget = arguments.requests, arguments.budget
     calm = means(judged, steady(judged), requests)
     newcomer = None if budget is None else most_missed(calm, budget)
@@ -109,7 +129,7 @@ def played(here: Setting, arguments: argparse.Namespace) -> dict[str, list[Repla
     done: dict[str, list[Replayed] | str] = {name: [Replayed(arms[name], 0.0) for arms in chosen] for name in chosen[0]}
     for name in ("static_prior", *arguments.policy):
         if name in LINEAR:
-            done[name] = [replay_linear(given, here.prior, LINEAR[name]) for given in here.streams]
+            done[name] = [replay_linear(given, here.prior.mean, LINEAR[name]) for given in here.streams]
         elif name in PEERS:
             done[name] = play_peer(here, name, arguments.budget)
         elif name not in done:

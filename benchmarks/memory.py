@@ -4,13 +4,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bandit.channels import Pairs, pairs_of
+from bandit import history
+from bandit.channels import Calibration, Pairs, pairs_of
 from bandit.drift import ON_ALARM, Detector, Direction, Readings, alarms, fresh, kept, observe, restarted
-from bandit.pooling import Pooled, Sums
+from bandit.pooling import Sums
 from bandit.vocabulary import PROMPT_TIERS
-from benchmarks.learners import Known, Seen
+from benchmarks.learners import Believed, Known
 from benchmarks.streams import Array, Integers, Stream
 
+_MOST_LABELS = history.Memory().most_labels  # of a model on a task; no time passes here that would halve them
 _TYPICAL_CALLS = 20.0  # calls' worth of belief that a model's calls cost on a task what they cost everywhere
 
 
@@ -32,7 +34,6 @@ class Memory:
         self.arms: Integers = np.zeros(len(given.rows), dtype=np.int64)
         self.shape = (len(outcomes.models), len(outcomes.tasks), len(PROMPT_TIERS))
         self.sums = Sums(*np.zeros((3, *self.shape)))
-        self.labels = np.zeros(self.shape[0])  # that came for each model, whatever they still count
         self.shift, self.factor = np.zeros(self.shape[0]), np.ones(self.shape[0])
         self.readings = np.zeros((2, *self.shape))
         self.pairs = dict.fromkeys(outcomes.tasks, Pairs())
@@ -48,8 +49,16 @@ class Memory:
 
     def known(self) -> Known:
         """All of it, as a policy wants it."""
-        seen = None if self.given.readings is None else Seen(*self.readings, self.pairs)
-        return Known(self.sums, self.shift, self.factor, seen)
+        scale = np.minimum(1.0, _MOST_LABELS / np.maximum(self.sums.n.sum(axis=2, keepdims=True), 1e-9))
+        readings = Sums(*self.readings, self.readings[1])
+        return Known(
+            Sums(*(part * scale for part in self.sums)), readings, Calibration(self.pairs), self.shift, self.factor,
+            self.usd(),
+        )  # fmt: skip
+
+    def usd(self) -> Array:
+        """Expected cost of a call at a price factor of 1, shape (n_models, n_tasks)."""
+        return np.asarray(self._costs / self._calls)
 
     def quizzed(self) -> None:
         """The new model's answers to stored prompts have been rated."""
@@ -57,7 +66,7 @@ class Memory:
         if quiz is not None:
             self._add(np.full(len(quiz.task), model), quiz.task, quiz.tier, quiz.quality, np.ones(len(quiz.task)))
 
-    def served(self, first: int, stop: int, believed: Pooled) -> bool:
+    def served(self, first: int, stop: int, believed: Believed) -> bool:
         """Requests have been answered, and ratings have come meanwhile. True when a policy has something to learn."""
         block = slice(first, stop)
         arms, task, tier = self.arms[block], self.task[block], self.tier[block]
@@ -73,10 +82,6 @@ class Memory:
         self._label(new)
         rang = self._watch(new, np.bincount(arms, minlength=self.shape[0]), stop, believed)
         return bool(len(new)) or rang or self.given.readings is not None
-
-    def typical_usd(self) -> Array:
-        """Expected cost of a call at a price factor of 1, shape (n_models, n_tasks)."""
-        return np.asarray(self._costs / self._calls)
 
     def _pay(self, block: slice) -> None:
         """Costs are known at once; what is learned of them is tokens, so that a changed price acts at once."""
@@ -101,9 +106,8 @@ class Memory:
     def _add(self, arms: Integers, task: Integers, tier: Integers, said: Array, weight: Array) -> None:
         for total, value in zip(self.sums, (weight, weight * said, weight * said * said), strict=True):
             np.add.at(total, (arms, task, tier), value)
-        np.add.at(self.labels, arms, 1.0)
 
-    def _watch(self, new: Integers, calls: Integers, now: int, believed: Pooled) -> bool:
+    def _watch(self, new: Integers, calls: Integers, now: int, believed: Believed) -> bool:
         """Show the labels to the detectors and restart the models that they find changed. True when there are any."""
         if self._detector is None or self.alarms is None:
             return False
@@ -120,8 +124,7 @@ class Memory:
             model, change = int(alarm.arm), ON_ALARM[alarm.direction]
             self.alarms.append(Alarm(now, model, alarm.direction))
             self._restarts.setdefault(model, []).append((float(now), change.label_keep))
-            self.shift[model] += change.mean_shift
-            self.factor[model] *= change.variance_factor
+            self.shift[model], self.factor[model] = change.mean_shift, change.variance_factor  # the newest one's
             for total in self.sums:
                 total[model] *= change.label_keep
             self.readings[:, model] *= change.heuristic_keep

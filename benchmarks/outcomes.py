@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bandit.linear import features
+from bandit.priors import PriorTable
 from bandit.vocabulary import MODEL_TIERS, PROMPT_TIERS, TASK_TYPES, Arm, Classification, PromptProfile
 from service.classifiers.embedded import Embedded
 from service.profiles import tier_of
@@ -38,6 +39,7 @@ class Outcomes(NamedTuple):
     tier: NDArray[np.int64]  # (n_prompts,): index in PROMPT_TIERS
     left_out: int  # prompts that some model did not answer
     features: NDArray[np.float64] | None = None  # (n_prompts, n_features), as `bandit.linear.features` has them
+    told: PriorTable | None = None  # a benchmark's word on the models, where it is not made of prompts set apart
 
     def rows(self, mask: NDArray[np.bool_]) -> "Outcomes":
         """Only some prompts."""

@@ -8,16 +8,17 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from bandit.budget import Pacer, PacerState, affordable, corrected, price, repriced, spent
-from bandit.pooled import Exploration, chances
-from bandit.pooling import Pooled
-from benchmarks.learners import Learner
+from bandit.budget import Pacer, PacerState, corrected, price, repriced, room_usd, spent
+from bandit.pooled import PooledThompson
+from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, Terms
+from benchmarks.learners import Believed, Learner
 from benchmarks.memory import Alarm, Memory
 from benchmarks.peers import Peer, Request
 from benchmarks.streams import Array, Flags, Integers, Stream
 
 REFRESH_EVERY = 200  # requests between two snapshots; staleness of 1,000 was measured to cost nothing
-NURSERY_SHARE, NURSERY_LABELS = 0.02, 30  # traffic of a new model until it has so many labels
+_ANY = PromptProfile(task_type=TASK_TYPES[0], tier=PROMPT_TIERS[0])  # beliefs are of one cell, whatever its name
+_DOLLAR = 1e6  # USD per million tokens, where a token stands for a dollar
 
 
 class Replayed(NamedTuple):
@@ -43,14 +44,10 @@ def replay(given: Stream, learner: Learner, pacer: Pacer | None = None, typical_
         if first and first == given.phase(first).start:
             memory.quizzed()
             believed = learner.believe(memory.known())
-        open_to, nursed = _there(given, memory, first)
         if purse is None:
-            table = _chances(believed, learner.exploration, open_to, nursed).cumsum(axis=-1)
-            chance = table[memory.task[first:stop], memory.tier[first:stop]]
-            above = given.uniforms[first:stop, None] >= chance
-            memory.arms[first:stop] = np.minimum(above.sum(axis=1), np.flatnonzero(open_to | nursed)[-1])
+            _serve(memory, believed, learner.policy, (first, stop))
         else:
-            purse.serve(memory, believed, learner.exploration, (first, stop), (open_to, nursed))
+            purse.serve(memory, believed, learner.policy, (first, stop))
         if memory.served(first, stop, believed):
             believed = learner.believe(memory.known())
     return Replayed(memory.arms, time.perf_counter() - started, memory.alarms)
@@ -62,23 +59,40 @@ def _blocks(given: Stream) -> list[tuple[int, int]]:
     return list(pairwise(sorted({*range(0, n, REFRESH_EVERY), *(phase.start for phase in given.world.phases), n})))
 
 
-def _there(given: Stream, memory: Memory, number: int) -> tuple[Flags, Flags]:
-    """Which models are drawn freely, and which one is in the nursery: shape (n_models,) each."""
-    present = given.phase(number).present
-    nursed = np.zeros(len(present), dtype=bool)
-    if given.world.shock == "new-model":
-        model = given.world.changed
-        nursed[model] = present[model] and memory.labels[model] < NURSERY_LABELS
-    return present & ~nursed, nursed
+class _There(NamedTuple):
+    """The models that may serve a block."""
+
+    arms: tuple[Arm, ...]
+    places: Integers  # their columns in the outcomes
 
 
-def _chances(believed: Pooled, exploration: Exploration, open_to: Flags, nursed: Flags) -> Array:
-    """Probability of every model in every cell, shape (n_tasks, n_tiers, n_models): 0 for those that are not there."""
-    found = chances(Pooled(believed.mean[open_to], believed.sd[open_to], 0.0), exploration)
-    table = np.zeros((*found.shape[:-1], len(open_to)))
-    table[..., open_to] = found * (1 - NURSERY_SHARE * nursed.any())
-    table[..., nursed] = NURSERY_SHARE
-    return table
+def _there(given: Stream, number: int) -> _There:
+    phase, models = given.phase(number), given.outcomes.models
+    places = np.flatnonzero(phase.present)
+    arms = [Arm(name=models[place], price_out=_DOLLAR * float(phase.price[place])) for place in places]
+    return _There(tuple(arms), places)
+
+
+def _serve(memory: Memory, believed: Believed, policy: PooledThompson, block: tuple[int, int]) -> None:
+    """Draw a model for every request of a block, where nothing but its cell matters."""
+    there, (first, stop) = _there(memory.given, block[0]), block
+    task, tier = memory.task[first:stop], memory.tier[first:stop]
+    cells, of_cell = np.unique(task * memory.shape[2] + tier, return_inverse=True)
+    table = [_chances(policy, there, believed, *divmod(int(cell), memory.shape[2])) for cell in cells]
+    memory.arms[first:stop] = there.places[_drawn(np.array(table)[of_cell], memory.given.uniforms[first:stop])]
+
+
+def _chances(
+    policy: PooledThompson, there: _There, believed: Believed, task: int, tier: int, terms: Terms = FREE
+) -> Array:
+    return np.asarray(policy.probabilities(_ANY, there.arms, believed.cells[task][tier], terms))
+
+
+def _drawn(chance: Array, uniforms: Array) -> Integers:
+    """Where uniform numbers (n,) fall in rows of probabilities (n, n_arms)."""
+    above = (uniforms[:, None] >= chance.cumsum(axis=1)).sum(axis=1)
+    last = chance.shape[1] - 1 - (chance[:, ::-1] > 0).argmax(axis=1)
+    return np.asarray(np.minimum(above, last))
 
 
 class _Purse:
@@ -87,46 +101,29 @@ class _Purse:
     def __init__(self, pacer: Pacer) -> None:
         self._pacer, self._state = pacer, PacerState()
 
-    def serve(
-        self,
-        memory: Memory,
-        believed: Pooled,
-        exploration: Exploration,
-        block: tuple[int, int],
-        there: tuple[Flags, Flags],
-    ) -> None:
+    def serve(self, memory: Memory, believed: Believed, policy: PooledThompson, block: tuple[int, int]) -> None:
         """Draw a model for every request of a block, each at the price of its moment."""
-        given, (open_to, nursed) = memory.given, there
-        expected = memory.typical_usd() * given.phase(block[0]).price[:, None]  # (n_models, n_tasks)
-        self._reprice(memory, believed, expected, open_to)
-        without_floor = msgspec.structs.replace(exploration, floor=0.0)
+        given, there = memory.given, _there(memory.given, block[0])
+        policy = msgspec.structs.replace(policy, objective="budget", usd_per_request=self._pacer.budget_usd)
+        expected = memory.usd() * given.phase(block[0]).price[:, None]
+        self._reprice(memory, believed, expected, given.phase(block[0]).present)
         for number in range(*block):
-            task, tier = memory.task[number], memory.tier[number]
-            cost = expected[:, task]
-            usable = affordable(self._pacer, self._state, np.where(open_to, cost, np.inf)) & open_to
-            shift = price(self._pacer, self._state) * cost[usable]
-            cell = Pooled(
-                (believed.mean[usable, task, tier] - shift)[:, None, None],
-                believed.sd[usable, task, tier][:, None, None],
-                0.0,
+            task, tier = int(memory.task[number]), int(memory.tier[number])
+            terms = Terms(
+                usd_price=price(self._pacer, self._state),
+                room_usd=room_usd(self._pacer, self._state),
+                budget_usd=self._pacer.target_usd,
             )
-            chance = np.zeros(len(cost))
-            chance[usable] = chances(cell, without_floor)[0, 0] if usable.sum() > 1 else 1.0
-            floor = usable * exploration.floor / usable.sum() * self._frugal(cost)
-            floor += nursed * NURSERY_SHARE * self._frugal(cost)
-            chance = (1.0 - floor.sum()) * chance + floor
-            arm = int(np.minimum((given.uniforms[number] >= chance.cumsum()).sum(), np.flatnonzero(chance)[-1]))
+            chance = _chances(policy, there, believed, task, tier, terms)
+            arm = int(there.places[_drawn(chance[None], given.uniforms[number : number + 1])[0]])
             memory.arms[number] = arm
-            self._state = spent(self._pacer, self._state, float(cost[arm]))
-            self._state = corrected(self._state, float(given.cost_usd[number, arm] - cost[arm]))
+            cost = float(expected[arm, task])
+            self._state = spent(self._pacer, self._state, cost)
+            self._state = corrected(self._state, float(given.cost_usd[number, arm]) - cost)
 
-    def _frugal(self, cost: Array) -> Array:
-        """Part of the floor that a model gets, so that none spends more of the budget than of the traffic on it."""
-        return np.minimum(1.0, self._pacer.target_usd / np.maximum(cost, 1e-12))
-
-    def _reprice(self, memory: Memory, believed: Pooled, expected: Array, open_to: Flags) -> None:
+    def _reprice(self, memory: Memory, believed: Believed, expected: Array, present: Flags) -> None:
         tiers = memory.shape[2]
-        quality = np.where(open_to[:, None, None], believed.mean, np.nan).reshape(len(open_to), -1).T
+        quality = np.where(present[:, None, None], believed.mean, np.nan).reshape(len(present), -1).T
         weights = memory.traffic.reshape(-1) + 1.0 / memory.traffic.size
         cost = np.repeat(expected, tiers, axis=1).T
         self._state = repriced(self._pacer, self._state, weights, quality, cost)

@@ -7,10 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from bandit.pooled import Exploration
-from bandit.pooling import Pooled
+from bandit.pooled import PooledThompson
+from bandit.posteriors import Beliefs, Estimate
 from benchmarks import compare_policies
-from benchmarks.learners import Learner
+from benchmarks.learners import Believed, Learner
 from benchmarks.outcomes import arms_of, find, read, split
 from benchmarks.peers import PEERS, NotInstalled
 from benchmarks.replay import REFRESH_EVERY, replay, replay_peer
@@ -123,10 +123,11 @@ def test_a_learner_is_told_exactly_what_was_due(outcomes):
     given, totals = stream(outcomes, 2_000, 0.5, 100.0, seed=5), []
 
     def believe(known):
-        totals.append(known.sums.n.sum())
-        return Pooled(np.full((3, 2, 3), 0.5), np.full((3, 2, 3), 0.1), 0.0)
+        totals.append(known.labels.n.sum())
+        cell = Beliefs("", {}, {model: Estimate(0.5, 0.1) for model in outcomes.models})
+        return Believed(np.full((3, 2, 3), 0.5), [[cell] * 3] * 2)
 
-    replay(given, Learner(believe, Exploration()))
+    replay(given, Learner(believe, PooledThompson(name="made")))
     due = [((given.told_at <= upto) & given.rated).sum() for upto in range(REFRESH_EVERY, 2_001, REFRESH_EVERY)]
     assert totals == [0, *dict.fromkeys(due)]
 
