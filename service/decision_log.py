@@ -39,6 +39,7 @@ class Entry(NamedTuple):
     failed: bool  # a definite failure: seen without anybody's rating
     tokens: tuple[int, int, int] | None  # of the reply: prompt, completion, of the prompt cached; None: no reply
     paid_usd: float  # as it was metered, over all attempts
+    answered_by: str  # the model whose reply it was; empty without one
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -100,8 +101,8 @@ def _labels_of(connection: Connection, ids: Sequence[str], metric: str) -> dict[
 def _calls_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = defaultdict(list)
     wanted = select(
-        attempts.c.decision_id, attempts.c.outcome, attempts.c.prompt_tokens, attempts.c.completion_tokens,
-        attempts.c.cached_tokens, attempts.c.cost_usd,
+        attempts.c.decision_id, attempts.c.arm, attempts.c.outcome, attempts.c.prompt_tokens,
+        attempts.c.completion_tokens, attempts.c.cached_tokens, attempts.c.cost_usd,
     ).where(attempts.c.decision_id.in_(ids))  # fmt: skip
     for row in connection.execute(wanted.order_by(attempts.c.decision_id, attempts.c.step)):
         found[row.decision_id].append(row)
@@ -118,6 +119,7 @@ def _entry(decision: Decision, labels: Sequence[Any], calls: Sequence[Any]) -> E
         failed=any(label.channel == "failure" for label in own),
         tokens=(answered.prompt_tokens, answered.completion_tokens, answered.cached_tokens) if answered else None,
         paid_usd=sum(call.cost_usd for call in calls),
+        answered_by=answered.arm if answered else "",
     )
 
 

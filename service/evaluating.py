@@ -62,6 +62,7 @@ def collected(
     hindsight, collector = Hindsight(policies, arms, memory, past), Collector(arms)
     for entry in explored(found, left_out, span.logged_by):
         targets = hindsight.draw(entry.decision)
+        hindsight.hear(entry)
         if not targets and policies:
             left_out[NOT_CONFIGURED] += 1
             continue

@@ -17,7 +17,7 @@ from bandit.history import ArmRestart, Memory, faded
 from bandit.policies import Fixed, Policy, Random, Rules, StaticTier
 from bandit.posteriors import Beliefs, CellKey, Counts, counts_of
 from bandit.selection import choose, seed_of
-from bandit.vocabulary import EXPLICIT_CHANNELS, FREE, Arm, PromptProfile, Reward
+from bandit.vocabulary import EXPLICIT_CHANNELS, FREE, Arm, PromptProfile, Reward, TaskType
 from service import store
 from service.alarms import list_alarms, restart_of
 from service.beliefs import decode
@@ -25,6 +25,7 @@ from service.calibrations import calibration
 from service.checks import check
 from service.configuration import settings_from_content
 from service.decide import USER_SPECIFIED, Decision, Repeated, redecide
+from service.decision_log import Entry
 from service.errors import ConfigurationError, UnusableData
 from service.explain import policies_of
 from service.fitting import fitted
@@ -36,6 +37,7 @@ from service.tables import rewards
 
 REFIT_S = 3600.0  # a learning policy is fitted after so much time of the log,
 REFIT_LABELS = 200  # or after so many labels
+OWN_CALLS = 10.0  # weight of the length of all of a model's replies in that of its replies on one task type
 
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
 _NEVER_LEARN = (Fixed, Random, StaticTier, Rules)
@@ -212,6 +214,27 @@ def _pairs(connection: Connection, since: float, window_s: float) -> list[tuple[
     return sorted(pair for pair in found if pair[0] >= since)
 
 
+class Lengths:
+    """How long replies were so far; as in `service.usage`, few on a task type lean on the mean of all of the model's."""
+
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, TaskType], tuple[int, int]] = {}  # model, task type: calls, completion tokens
+
+    def add(self, arm: str, task: TaskType, tokens: int) -> None:
+        """Take in a reply."""
+        n, total = self._sums.get((arm, task), (0, 0))
+        self._sums[arm, task] = n + 1, total + tokens
+
+    def means(self) -> dict[tuple[str, TaskType], float]:
+        """Mean completion tokens by model and task type."""
+        whole: dict[str, tuple[int, int]] = {}
+        for (arm, _), (n, total) in self._sums.items():
+            calls, tokens = whole.get(arm, (0, 0))
+            whole[arm] = calls + n, tokens + total
+        own = {arm: tokens / calls for arm, (calls, tokens) in whole.items()}
+        return {key: (total + OWN_CALLS * own[key[0]]) / (n + OWN_CALLS) for key, (n, total) in self._sums.items()}
+
+
 class Hindsight:
     """Takes policies through a log: at each decision they know what had arrived before their last fit, never more."""
 
@@ -223,6 +246,7 @@ class Hindsight:
         self._knowledge = Knowledge(clock=lambda: 0.0)
         self._knowledge.load(past.cells)
         self._calibration = past.calibration
+        self._lengths = Lengths()
         self._fitted_at = float("-inf")
         self._taken = self._seen = self._paired = 0  # arrivals that are known, and that have come; pairs that are known
         self._labels = 0  # that have come and are not known
@@ -243,6 +267,11 @@ class Hindsight:
             choice = choose(policy, decision.profile, arms, beliefs, 0, terms=terms, max_explore=decision.max_explore)
             found[policy.name] = dict(zip(choice.arms, choice.probabilities, strict=True))
         return found
+
+    def hear(self, entry: Entry) -> None:
+        """What came of the decision that was drawn last, as far as policies weigh it beside rewards."""
+        if entry.tokens is not None and entry.tokens[1] > 0:
+            self._lengths.add(entry.answered_by, entry.decision.profile.task_type, entry.tokens[1])
 
     def _eligible(self, names: tuple[str, ...]) -> tuple[Arm, ...]:
         return tuple(self._arms[name] for name in names if name in self._arms)
@@ -280,6 +309,7 @@ class Hindsight:
         restarts = [restart for since, restart in self._past.restarts if since < at]
         table = self._knowledge.ledger.table("")
         history = faded(table, list(self._arms), at / _HOUR_S, self._memory, restarts, self._calibration)
+        history = history._replace(output_tokens=self._lengths.means())
         for policy in policies:
             contents = fitted(policy, tuple(self._arms.values()), history)
             if not contents:

@@ -61,7 +61,7 @@ def rated_log(policy: Policy, n: int, seed: int, rate: float = 0.7, fails: float
         good = float(rng.random() < quality(decision, decision.choice.arm))
         rated, failed = rng.random() < rate, rng.random() < fails
         value = 0.0 if failed else good if rated else None
-        found.append(Entry(decision, value, bool(failed), (100, 50, 0), 0.001))
+        found.append(Entry(decision, value, bool(failed), (100, 50, 0), 0.001, decision.choice.arm))
     return found
 
 

@@ -35,7 +35,7 @@ from service.evaluating import (
     report,
 )
 from service.parts import decision_row
-from service.replaying import REFIT_LABELS, REFIT_S, Hindsight, Past, read_past
+from service.replaying import REFIT_LABELS, REFIT_S, Hindsight, Lengths, Past, read_past
 from service.settings import Settings, SimulatedModel
 from tests.service.decision_logs import (
     ARMS,
@@ -200,6 +200,27 @@ def test_a_change_of_a_model_is_known_from_its_alarm_on():
     assert not np.array_equal(told[800:], untold[800:])
 
 
+def test_replies_are_as_long_as_they_were_so_far():
+    """Small talks more on one task type: 10 calls of 100 tokens lean on its mean of 60, as 10 calls would."""
+    lengths = Lengths()
+    for _ in range(10):
+        lengths.add("small", "Open QA", 100)
+        lengths.add("small", "Rewrite", 20)
+        lengths.add("large", "Rewrite", 7)
+    assert lengths.means() == {("small", "Open QA"): 80.0, ("small", "Rewrite"): 40.0, ("large", "Rewrite"): 7.0}
+
+
+def test_a_policy_that_weighs_costs_learns_how_long_replies_are():
+    """Small costs a tenth per token. Once its replies are seen to be fifty times as long, the thrifty go to large."""
+    log = [
+        entry._replace(value=None, tokens=(0, 5_000 if entry.answered_by == "small" else 100, 0))
+        for entry in rated_log(RANDOM, 400, 22)
+    ]
+    shares = columns_of(log, PooledThompson(name="l", cost_weight=100.0)).targets["l"][:, 1]  # of large
+    assert shares[:100].max() < 0.05
+    assert shares[200:].min() > 0.9
+
+
 @given(st.permutations(range(4)))
 def test_probabilities_stand_under_the_names_of_their_models(order):
     """Whatever order the models of a decision come in."""
@@ -340,7 +361,7 @@ async def test_a_fallback_s_reply_says_nothing_of_the_model_that_was_drawn(datab
         return said, list(entries(connection, START, START + 1, metric="quality"))
 
     said, failed = await database.write(work)
-    assert [(one.value, one.failed, one.tokens, one.paid_usd) for one in said] == [(None, False, (100, 70, 0), 0.5)]
+    assert said == [entry._replace(value=None, tokens=(100, 70, 0), paid_usd=0.5, answered_by=other)]
     assert [(one.value, one.failed) for one in failed] == [(0.0, True)]
 
 
