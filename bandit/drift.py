@@ -1,8 +1,8 @@
 """A world that moves: old counts fade, and a sudden change of an arm's quality is noticed.
 
 Slow change: counts are halved every half-life when they are read. Sudden change: a detector per arm and stream (labels,
-heuristics) bets on a change against the arm's own past; what it has won is the evidence. An alarm, like any event that
-is known without detection, ends in the same value: a `Restart`.
+heuristics, answers to canaries) bets on a change against the arm's own past; what it has won is the evidence. An alarm,
+like any event that is known without detection, ends in the same value: a `Restart`.
 
 The bet. Where p is expected and p' = p - size is looked for, a reading y in [0, 1] multiplies the stake by
 (p'/p)^y ((1-p')/(1-p))^(1-y): the likelihood ratio of coin flips, and at most 1 in the mean for any y in [0, 1] with
@@ -26,7 +26,7 @@ from bandit.vocabulary import TaskType
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Direction = Literal["down", "up"]
-Stream = Literal["label", "heuristic"]
+Stream = Literal["label", "heuristic", "canary"]
 Event = Literal["price", "version", "incident"]
 
 DIRECTIONS: tuple[Direction, ...] = ("down", "up")
@@ -76,6 +76,7 @@ class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
 LABELS = Watch()
 HEURISTICS = Watch(sizes=(0.04, 0.1), least=100.0, memory=10_000.0)
+CANARIES = Watch(sizes=(0.3, 0.6), least=10.0, memory=500.0)  # few readings, of known answers: large changes only
 
 
 class Detector(NamedTuple):
@@ -122,7 +123,8 @@ def observe(detector: Detector, new: Readings, calls: Array, base: Array, watch:
     value, error = expected(detector.past, base, watch.shrinkage)
     allowed = _SIGN * watch.margin * error[..., None, None, None]
     before = np.clip(value[..., None, None, :] + allowed, _EDGE, 1.0 - _EDGE)
-    after = np.clip(before + _SIGN * np.array(watch.sizes)[:, None], _EDGE / 2, 1.0 - _EDGE / 2)
+    # No further than what may be expected: else a stream of nothing but ones would look like a rise from there.
+    after = np.clip(before + _SIGN * np.array(watch.sizes)[:, None], _EDGE, 1.0 - _EDGE)
     good, bad = new.s[..., None, None, :], (new.n - new.s)[..., None, None, :]
     won = (good * np.log(after / before) + bad * np.log((1.0 - after) / (1.0 - before))).sum(-1)
     tested = detector.past.n.sum(-1) >= watch.least

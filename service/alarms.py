@@ -15,6 +15,7 @@ from service.tables import alarms
 AlarmEvent = Literal["detected"] | Event
 
 _HOUR_S = 3600
+_READINGS: dict[Stream, str] = {"label": "labels", "heuristic": "heuristics", "canary": "answers to canaries"}
 _WORDS = {"down": "got worse", "up": "got better"}
 _TOLD = {"price": "has another price", "version": "has another version", "incident": "has an incident"}
 
@@ -86,8 +87,9 @@ def sentence(row: AlarmRow) -> str:
     """
     if row.event != "detected":
         return f"{row.arm} {_TOLD[row.event]}" + (f": {row.note}" if row.note else "")
+    direction, readings = _WORDS[row.direction or "down"], _READINGS[row.stream or "label"]
     return (
-        f"{row.arm} {_WORDS[row.direction or 'down']}: {row.stream}s are {row.mean:.2f} over the last "
+        f"{row.arm} {direction}: {readings} are {row.mean:.2f} over the last "
         f"{row.readings:.1f} readings, {row.past_mean:.2f} over {row.past_readings:.1f} before "
         f"(evidence {row.evidence:.3g}, 1 is an alarm)"
     )

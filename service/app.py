@@ -25,6 +25,7 @@ from service.api import alarms, chat, controls, feedback, heuristics, owner, rou
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
 from service.calibrations import calibration
+from service.canaries import ask_canaries, prune_answers
 from service.classifiers.models import plan_of
 from service.configuration import read_settings
 from service.contexts import Contexts
@@ -131,7 +132,9 @@ def _running(settings: Settings, config: Path | None) -> Any:
         await asyncio.to_thread(parts.budgets.reprice, setup, parts.knowledge, time.time())
         await reload_keys(parts)
         await parts.providers.prepare(setup.models.values())
-        background = (_refresh, _fit, _keep_budgets, _prune, _watch_the_loop, recalibrate, watch, send_alarms)
+        background = (
+            _refresh, _fit, _keep_budgets, _prune, _watch_the_loop, recalibrate, watch, send_alarms, ask_canaries,
+        )  # fmt: skip
         loops = [asyncio.create_task(work(parts)) for work in background]
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
@@ -145,6 +148,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
                 task.cancel()
             await asyncio.gather(*loops, return_exceptions=True)
             await parts.settled()
+            await parts.judging.close()
             await parts.classifying.close()
             await parts.writer.close()
             await parts.providers.close()
@@ -216,6 +220,7 @@ async def _prune(parts: Parts) -> None:
         now, kept = time.time(), parts.setup.settings.retention
         try:
             await parts.writer.call(partial(store.prune, before=now - kept.decisions_days * _DAY_S))
+            await parts.writer.call(partial(prune_answers, before=now - kept.decisions_days * _DAY_S))
             await parts.writer.call(partial(store.prune_prompts, before=now - kept.prompts_days * _DAY_S))
         except Exception:  # the next hour tries again; serving goes on
             log.exception("what is past its retention could not be pruned")

@@ -51,6 +51,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_rewards(settings),
         *_safety(settings),
         *_drift(settings.drift, environ),
+        *_judge(settings),
     ]
 
 
@@ -307,3 +308,19 @@ def _rewards(settings: Settings) -> Iterator[str]:
 def _drift(drift: Drift, environ: Mapping[str, str]) -> Iterator[str]:
     if drift.webhook_url_env:
         yield from _variable("drift.webhook_url_env", drift.webhook_url_env, environ, "the webhook's URL")
+    yield from _names("drift.canaries", [canary.name for canary in drift.canaries])
+    for index, canary in enumerate(drift.canaries):
+        try:
+            re.compile(canary.expects)
+        except (re.error, RecursionError, OverflowError) as error:
+            yield f"`drift.canaries[{index}].expects` is no regular expression: {error}"
+
+
+def _judge(settings: Settings) -> Iterator[str]:
+    judge, models = settings.judge, {model.name for model in settings.models}
+    if judge.model and judge.model not in models:
+        hint = suggestion(judge.model, models)
+        yield f"`judge.model` names the model `{judge.model}`, which is not configured{hint}"
+    for name in ("question", "answer"):
+        if judge.prompt and f"{{{name}}}" not in judge.prompt:
+            yield f"`judge.prompt` must hold {{{name}}} where the judge is to read it"

@@ -1,17 +1,33 @@
 """What the detectors make of the news: from one memory to the next, and the alarms on the way. No I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from bandit.drift import HEURISTICS, LABELS, Alarm, Detector, Readings, Stream, Watch, alarms, fresh, observe, suspected
+from bandit.drift import (
+    CANARIES,
+    HEURISTICS,
+    LABELS,
+    Alarm,
+    Detector,
+    Readings,
+    Stream,
+    Watch,
+    alarms,
+    fresh,
+    observe,
+    suspected,
+)
 from bandit.posteriors import MICRO
-from bandit.vocabulary import TASK_TYPES
+from bandit.vocabulary import TASK_TYPES, TaskType
 from service.alarms import AlarmRow, row_of
+from service.canaries import version_of
 from service.settings import Drift
-from service.watches import ArmMemory, Change, Memory, News, stream_of
+from service.watches import ArmMemory, Memory, News, stream_of
 
 Array = NDArray[np.float64]
 
@@ -19,14 +35,16 @@ _CELLS = len(TASK_TYPES)
 _SHRINKAGE = 25.0  # readings that draw a task type's difficulty to the common mean
 _MOST = 1e9  # labels in one cell from here on are damage
 _MOST_OWED = 100.0
-_WATCHES: Mapping[Stream, Watch] = {"label": LABELS, "heuristic": HEURISTICS}
+_WATCHES: Mapping[Stream, Watch] = {"label": LABELS, "heuristic": HEURISTICS, "canary": CANARIES}
 
 
 def advanced(news: News, drift: Drift, now: float) -> tuple[Memory, list[AlarmRow]]:
     """What is remembered after the news, and the alarms that they lead to: at most one for each arm."""
-    memory = news.memory
+    memory = _of_these_canaries(news.memory, drift)
+    changes, calls = _changes(news, memory.canaries), _calls(news)
     by_stream = {
-        stream: Stacked(memory, stream, news, _watch(watch, drift, memory)) for stream, watch in _WATCHES.items()
+        stream: Stacked(memory, stream, changes[stream], calls[stream], _watch(watch, drift, memory))
+        for stream, watch in _WATCHES.items()
     }
     strongest: dict[str, Alarm] = {}
     for stream, stacked in by_stream.items():
@@ -60,6 +78,43 @@ def forgotten(memory: Memory, arm: str, at: float) -> Memory:
     )
 
 
+def _of_these_canaries(memory: Memory, drift: Drift) -> Memory:
+    """The memory without answers to other questions than those that are asked now."""
+    versions = tuple(sorted(version_of(canary) for canary in drift.canaries))
+    if versions == memory.canaries:
+        return memory
+    streams = {stream: arms for stream, arms in memory.streams.items() if stream != "canary"}
+    return replace(memory, streams=streams, canaries=versions)
+
+
+class Change(NamedTuple):
+    """What is new of one arm in one stream, or taken back."""
+
+    arm: str
+    task_type: TaskType
+    hour: int  # of the decisions: since 1970-01-01 UTC
+    n: float  # readings
+    s: float  # sum of their values
+
+
+def _changes(news: News, canaries: Collection[str]) -> dict[Stream, list[Change]]:
+    """The news by stream. All canaries are one kind of task; answers to others than these are passed over."""
+    changes: dict[Stream, list[Change]] = {stream: [] for stream in _WATCHES}
+    for change in news.changes:
+        key = change.key
+        more = Change(key.arm, key.task_type, key.hour, change.more_n / MICRO, change.more_s / MICRO)
+        changes[stream_of(key.channel)].append(more)
+    for probe in news.probes:
+        if probe.version in canaries:
+            changes["canary"].append(Change(probe.arm, "Unknown", int(probe.at // 3600), 1.0, float(probe.right)))
+    return changes
+
+
+def _calls(news: News) -> dict[Stream, Mapping[str, int]]:
+    """How often each arm was called since the last look: in the stream of canaries, by them."""
+    return {"label": news.calls, "heuristic": news.calls, "canary": Counter(probe.arm for probe in news.probes)}
+
+
 def _watch(watch: Watch, drift: Drift, memory: Memory) -> Watch:
     # What was learned before the first look is nobody's news: it becomes the past untested.
     least = watch.least if memory.caught_up else np.inf
@@ -69,10 +124,11 @@ def _watch(watch: Watch, drift: Drift, memory: Memory) -> Watch:
 class Stacked:
     """The detectors of one stream as arrays, after the news: the first axis is the arms, the last the cells."""
 
-    def __init__(self, memory: Memory, stream: Stream, news: News, watch: Watch) -> None:
+    def __init__(
+        self, memory: Memory, stream: Stream, changes: Sequence[Change], called: Mapping[str, int], watch: Watch
+    ) -> None:
         known = memory.streams.get(stream, {})
-        changes = [change for change in news.changes if stream_of(change.key.channel) == stream]
-        self.arms = sorted({*known, *(change.key.arm for change in changes)})
+        self.arms = sorted({*known, *(change.arm for change in changes)})
         self._watch = watch
         self._detector, owed = _stack([known.get(arm) for arm in self.arms], watch)
         new = _plus(owed, _readings(changes, self.arms, memory.restarted))
@@ -80,7 +136,7 @@ class Stacked:
         s = np.clip(new.s, 0.0, n)
         # A rating that was taken back is owed: it goes off the next readings of its kind.
         self._owed = Readings(*(np.clip(rest, -_MOST_OWED, _MOST_OWED) for rest in (new.n - n, new.s - s)))
-        calls = np.array([float(news.calls.get(arm, 0)) for arm in self.arms])
+        calls = np.array([float(called.get(arm, 0)) for arm in self.arms])
         self._detector = observe(self._detector, Readings(n, s), calls, _difficulty(self._detector.past), watch)
 
     def alarms(self, stream: Stream, now: float) -> list[Alarm]:
@@ -132,12 +188,11 @@ def _readings(changes: Iterable[Change], arms: list[str], since_hour: Mapping[st
     n, s = np.zeros((len(arms), _CELLS)), np.zeros((len(arms), _CELLS))
     rows = {arm: index for index, arm in enumerate(arms)}
     for change in changes:
-        more_n, more_s = change.more_n / MICRO, change.more_s / MICRO
-        if change.key.hour < since_hour.get(change.key.arm, 0) or max(abs(more_n), abs(more_s)) >= _MOST:
+        if change.hour < since_hour.get(change.arm, 0) or max(abs(change.n), abs(change.s)) >= _MOST:
             continue
-        where = rows[change.key.arm], TASK_TYPES.index(change.key.task_type)
-        n[where] += more_n
-        s[where] += more_s
+        where = rows[change.arm], TASK_TYPES.index(change.task_type)
+        n[where] += change.n
+        s[where] += change.s
     return Readings(n, s)
 
 

@@ -14,7 +14,7 @@ from prometheus_client import Histogram
 
 from service import errors
 from service.errors import FailureKind, UpstreamFailure
-from service.instruments import Instruments
+from service.probe_metrics import ProbeMetrics
 
 if TYPE_CHECKING:  # only for types: these modules are joined with this one in service.parts
     from service.classifiers.models import Answered
@@ -33,7 +33,7 @@ SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
 PLACES = (
     "store", "settle", "policy", "refresh", "fold", "fit", "budget", "recalibrate", "prune", "watch", "controls",
-    "other",
+    "canary", "judge", "other",
 )  # fmt: skip
 EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
@@ -68,7 +68,7 @@ _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
 
-class Metrics(Instruments):
+class Metrics(ProbeMetrics):
     """All metrics of one process. In tests every application has its own; with several workers, one each.
 
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.

@@ -16,11 +16,12 @@ from service.budgets import Budgets
 from service.classifiers.models import plan_of
 from service.classifying import Classifying
 from service.configuration import difference, read_settings
-from service.controls import current
+from service.controls import fold, newer
 from service.database import Database
 from service.decide import Circumstances, Decision, decide, wanted_policy
 from service.errors import StorageUnavailable
 from service.fitting import Fitting
+from service.judging import Judging
 from service.knowledge import Knowledge
 from service.metrics import Metrics
 from service.profiles import text_to_classify
@@ -58,6 +59,7 @@ class Parts:
         self.watching = Watching(database, self.writer, metrics)
         self.classifying = Classifying(metrics)
         self.providers = Providers()
+        self.judging = Judging(self.providers, self.writer, metrics)
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)
         self.reader = Reader()
@@ -98,12 +100,15 @@ class Parts:
         Raises:
             StorageUnavailable: the database could not be read.
         """
-        found = await self.database.read(current, self.knowledge.controls)
-        if found is not self.knowledge.controls:
-            self.knowledge.control(found)
-            if found.unreadable:
-                self.metrics.learner_error("controls")
-        self.metrics.controlled(off=found.off is not None, held=len(found.since))
+        rows = await self.database.read(newer, self.knowledge.controls.mark)
+        if rows is not None:
+            found = await asyncio.to_thread(fold, *rows)
+            if found.mark > self.knowledge.controls.mark:  # else somebody who read later was faster
+                self.knowledge.control(found)
+                if found.unreadable:
+                    self.metrics.learner_error("controls")
+        in_force = self.knowledge.controls
+        self.metrics.controlled(off=in_force.off is not None, held=len(in_force.since))
 
     def begin_storing(self, chat: ChatRequest, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
         """Start to commit a decision, and its prompt when that is kept; None when the database takes no writes now."""

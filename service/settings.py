@@ -260,6 +260,16 @@ class Retention(Section, frozen=True, kw_only=True):
     prompts_days: Positive = 30.0
 
 
+class Canary(Section, frozen=True, kw_only=True):
+    """A question with a known answer, asked of every enabled model from time to time."""
+
+    name: Name
+    prompt: Annotated[str, Meta(min_length=1)]
+    expects: Annotated[str, Meta(min_length=1)]  # a regular expression that a right answer matches somewhere
+    every_s: Positive = 3_600.0  # each model is asked at most once in this time, over all replicas
+    max_tokens: Annotated[int, Meta(ge=0)] = 64  # of the answer; 0: no limit is sent
+
+
 class Drift(Section, frozen=True, kw_only=True):
     """Noticing models that changed."""
 
@@ -267,6 +277,19 @@ class Drift(Section, frozen=True, kw_only=True):
     look_every_s: Positive = 5.0  # how often what was learned is looked at
     webhook_url_env: str = ""  # name of an environment variable that holds the address told of changes; empty: nobody
     calls_per_false_alarm: Annotated[float, Meta(ge=100.0)] = 20_000.0  # of each stream, over all models, at least
+    canaries: tuple[Canary, ...] = ()
+
+
+class Judge(Section, frozen=True, kw_only=True):
+    """A model that marks replies of the others."""
+
+    model: str = ""  # name of a configured model; empty: nothing is judged
+    share: Share = 0.0  # of all replies, drawn at random
+    suspected_share: Share = 0.2  # of replies of models that may have changed
+    weight: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5  # of one label
+    prompt: str = ""  # a template with {question} and {answer}; empty: Armwise's own
+    max_tokens: Annotated[int, Meta(ge=0)] = 16  # of the verdict; 0: no limit is sent
+    at_once: Count = 4  # verdicts under way in one process; what would be more is not judged
 
 
 class Settings(Section, frozen=True, kw_only=True):
@@ -286,6 +309,7 @@ class Settings(Section, frozen=True, kw_only=True):
     logging: Logging = Logging()
     retention: Retention = Retention()
     drift: Drift = Drift()
+    judge: Judge = Judge()
 
     @property
     def default_policy(self) -> str:
@@ -315,7 +339,8 @@ SIMULATED_MODELS: tuple[AnyModel, ...] = (
 )
 
 __all__ = [
-    "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "Budgets", "ClassifierSettings", "Cues",
-    "Database", "Drift", "HeuristicSetting", "Learning", "Logging", "Metric", "ModelSection", "OpenAICompatibleModel",
-    "Quality", "Retention", "Rewards", "Routing", "Server", "Settings", "SimulatedModel", "TaskType", "TranslatedModel",
+    "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "Budgets", "Canary", "ClassifierSettings", "Cues",
+    "Database", "Drift", "HeuristicSetting", "Judge", "Learning", "Logging", "Metric", "ModelSection",
+    "OpenAICompatibleModel", "Quality", "Retention", "Rewards", "Routing", "Server", "Settings", "SimulatedModel",
+    "TaskType", "TranslatedModel",
 ]  # fmt: skip

@@ -111,6 +111,7 @@ async def _settle(parts: Parts, ended: Ended, said: Said | bytes) -> None:
         measurements = await measured(parts, ended, said)
         if last.outcome == "ok":  # a client that tries again after a failure says nothing of the earlier reply
             measurements += repeated(parts, ended)
+    parts.judging.consider(ended, said, parts.watching.suspected)
     await parts.writer.add_later(rows, measurements)
 
 

@@ -185,6 +185,31 @@ watches = Table(
     Column("content", Text, nullable=False),
 )
 
+# One row per answer of a model to a canary probe.
+canaries = Table(
+    "canaries",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("at", Double, primary_key=True),
+    Column("version", String(16), nullable=False),  # of the prompt and what is expected
+    Column("right", Boolean),  # NULL: the call failed
+    Column("error", String(32), nullable=False),  # a FailureKind; "" when the call did not fail
+    Column("latency_s", Double, nullable=False),
+    Column("cost_usd", Double, nullable=False),
+    Column("seen", Boolean, nullable=False),  # by the detectors
+    Index(None, "at"),
+)
+
+# When each canary was last begun to be asked of each model, by whichever replica.
+canary_leases = Table(
+    "canary_leases",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("asked_at", Double, nullable=False),
+)
+
 # What of each cell the detectors have seen.
 watched = Table(
     "watched",

@@ -14,6 +14,7 @@ from bandit.drift import Stream
 from bandit.posteriors import CellKey
 from bandit.vocabulary import EXPLICIT_CHANNELS, TASK_TYPES
 from service.alarms import AlarmRow, insert_alarm, upsert_of
+from service.canaries import Probe, mark_seen, unseen
 from service.errors import UnusableData
 from service.tables import cells, decisions, watched, watches
 
@@ -48,6 +49,7 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
     counted_until: float | None = None  # decisions before this are counted; None: there was no look yet
     caught_up: bool = False  # False: what was learned before the first look is still being read
     streams: dict[Stream, dict[str, ArmMemory]] = {}
+    canaries: tuple[str, ...] = ()  # versions of the canaries whose answers are remembered
     suspected: dict[str, float] = {}  # arms that may have changed, and since when
     restarted: dict[str, int] = {}  # arms that changed: readings of decisions before this hour are passed over
 
@@ -74,6 +76,7 @@ class News(NamedTuple):
     counted_until: float
     complete: bool  # False: there are more changes
     forgotten: bool = False  # what was stored could not be read
+    probes: Sequence[Probe] = ()  # answers to canaries
 
 
 def stream_of(channel: str) -> Stream:
@@ -121,6 +124,7 @@ def read_news(connection: Connection, now: float) -> News:
         counted_until=max(until, memory.counted_until or until),
         complete=complete,
         forgotten=forgotten,
+        probes=unseen(connection, now),
     )
 
 
@@ -160,7 +164,13 @@ def _calls(connection: Connection, since: float | None, until: float) -> dict[st
 
 
 def keep(
-    connection: Connection, *, revision: int, memory: Memory, changes: Sequence[Change], alarms: Iterable[AlarmRow]
+    connection: Connection,
+    *,
+    revision: int,
+    memory: Memory,
+    changes: Sequence[Change],
+    alarms: Iterable[AlarmRow],
+    probes: Sequence[Probe] = (),
 ) -> bool:
     """Store what a look led to, all of it, unless somebody else looked meanwhile: then nothing, and False.
 
@@ -174,6 +184,7 @@ def keep(
         new = {"n": upsert.excluded.n, "s": upsert.excluded.s}
         rows = [{**change.key._asdict(), "n": change.n, "s": change.s} for change in changes]
         connection.execute(upsert.on_conflict_do_update(index_elements=list(_CELL_KEY), set_=new), rows)
+    mark_seen(connection, probes)
     for alarm in alarms:
         insert_alarm(connection, alarm)
     return True

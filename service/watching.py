@@ -64,7 +64,10 @@ class Watching:
             self._take(settings, news.memory)
             return False
         memory, alarms = await asyncio.to_thread(advanced, news, settings.drift, now)
-        keep = partial(watches.keep, revision=news.revision, memory=memory, changes=news.changes, alarms=alarms)
+        keep = partial(
+            watches.keep,
+            revision=news.revision, memory=memory, changes=news.changes, alarms=alarms, probes=news.probes,
+        )  # fmt: skip
         if await self._writer.call(keep, lambda kept: self._announce(settings.drift, alarms if kept else ())):
             self._take(settings, memory)
         return not news.complete

@@ -13,6 +13,8 @@ from msgspec import Meta
 from bandit.drift import Event
 from service.alarms import list_alarms, public, told
 from service.api.bodies import decoded, example_body
+from service.canaries import newest
+from service.canaries import public as public_answer
 from service.errors import NotFound, Unprocessable
 from service.mistakes import suggestion
 from service.parts import Parts
@@ -50,11 +52,17 @@ class EventOperation(Operation):
 async def alarms(
     request: Request[Any, Any, Any], limit: Limit = 100, model: FromQuery[str | None] = None
 ) -> dict[str, Any]:
-    """Alarms and events, newest first, and the models that are suspected now."""
+    """Alarms and events, newest first, the models that are suspected now, and the newest answers to canaries."""
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     rows = await parts.database.read(list_alarms, limit=limit, arm=model)
-    return {"alarms": [public(row) for row in rows], "suspected": sorted(parts.watching.suspected)}
+    asked = {canary.name for canary in parts.setup.settings.drift.canaries}
+    answers = [found for found in await parts.database.read(newest) if found.name in asked] if asked else []
+    return {
+        "alarms": [public(row) for row in rows],
+        "suspected": sorted(parts.watching.suspected),
+        "canaries": [public_answer(found) for found in answers if model in (None, found.arm)],
+    }
 
 
 @post(

@@ -80,6 +80,8 @@ def fill(metrics):
     metrics.drift_alarm("small", "down", "label")
     metrics.suspected({"small": True})
     metrics.webhook("sent")
+    metrics.canary("small", "wrong", 0.001)
+    metrics.verdict("marked", 0.002)
     metrics.committed(0.002)
     metrics.loop_late(0.001)
     metrics.worker_state(1.5, 3, degraded=False)
