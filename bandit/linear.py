@@ -84,10 +84,14 @@ def counted(
     age = np.maximum(now - labelled.hour, 0.0)
     weight = labelled.weight * np.exp2(-age / (_HOURS_PER_DAY * memory.label_half_life_days))
     weight = np.where(np.isfinite(labelled.value) & np.isfinite(labelled.x).all(axis=1), weight, 0.0)
-    for index, name in enumerate(labelled.arms):
-        mine = labelled.arm == index
-        said = [(one.hour, one.restart.label_keep) for one in restarts if one.arm == name]
-        weight[mine] *= kept(labelled.hour[mine], said) if name in arms else 0.0
+    wanted = np.array([name in arms for name in labelled.arms], dtype=bool)
+    weight = weight * wanted[labelled.arm]
+    for one in restarts:
+        if one.arm in labelled.arms:
+            mine = labelled.arm == labelled.arms.index(one.arm)
+            if one.task_type is not None:
+                mine &= labelled.task == _TASK[one.task_type]
+            weight[mine] *= kept(labelled.hour[mine], [(one.hour, one.restart.label_keep)])
     total = np.zeros((len(labelled.arms), len(TASK_TYPES)))
     np.add.at(total, (labelled.arm, labelled.task), weight)
     scale = np.minimum(1.0, memory.most_labels / np.maximum(total, 1e-9))

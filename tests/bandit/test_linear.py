@@ -155,6 +155,13 @@ def test_labels_from_before_a_change_count_less():
     assert found == pytest.approx([0.1, 1.0, 1.0], rel=1e-4)
 
 
+def test_a_change_on_one_task_type_costs_its_labels_alone():
+    tasks = [TASK_TYPES.index("Other"), TASK_TYPES.index("Open QA")]
+    change = ArmRestart("a", 5, Restart(label_keep=0.1), "Open QA")
+    found = counted(rows(task=tasks), ["a"], 5.0, Memory(label_half_life_days=1e6), [change])
+    assert found == pytest.approx([1.0, 0.1], rel=1e-4)
+
+
 def test_many_labels_of_one_arm_on_one_task_count_as_the_most():
     memory = Memory(label_half_life_days=1e6, most_labels=3.0)
     found = counted(rows(arm=[0] * 6 + [1]), ["a", "b"], 0.0, memory, ())
