@@ -61,16 +61,26 @@ class Contents:
         self._contents: OrderedDict[str, str] = OrderedDict()
         self._large: OrderedDict[str, str] = OrderedDict()
 
+    def keep_estimates(self, estimates: Mapping[str, Estimate]) -> Beliefs:
+        """Remember estimates as content; returns the beliefs it describes."""
+        content = encode_estimates(estimates)
+        beliefs = Beliefs(version(content), {}, estimates)
+        self._remember(beliefs, content)
+        return beliefs
+
     def keep(self, content: str) -> Beliefs:
         """Remember a content; returns the beliefs it describes."""
         beliefs = decode(content)
+        self._remember(beliefs, content)
+        return beliefs
+
+    def _remember(self, beliefs: Beliefs, content: str) -> None:
         large = content.startswith(_LINEAR)
         contents, kept = (self._large, _LARGE_KEPT) if large else (self._contents, _KEPT)
         contents[beliefs.version] = content
         contents.move_to_end(beliefs.version)
         if len(contents) > kept:
             contents.popitem(last=False)
-        return beliefs
 
     def get(self, wanted: str) -> str | None:
         """The content of a version; None when it is not remembered."""

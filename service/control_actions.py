@@ -215,7 +215,7 @@ def knowledge_of(connection: Connection, setup: Setup, now: float) -> Knowledge:
     """What a service on this database believes now, worked out from the counts; for the command line."""
     knowledge = Knowledge()
     knowledge.load(store.cells_from_hour(connection, 0))
-    knowledge.control(current(connection, InForce()))
+    knowledge.control(current(connection))
     changes: tuple[ArmRestart, ...] = knowledge.controls.restarts(restarts(connection))
     known: Calibration = calibration(connection)
     names, memory = [arm.name for arm in setup.arms], setup.settings.learning.memory

@@ -180,13 +180,18 @@ class _State:
             self.evidence[task] = {arm: one for arm, one in of_task.items() if not row.meets(task, arm)}
 
 
-def current(connection: Connection, known: InForce) -> InForce:
-    """What is in force in the database; `known` itself when no row was added since."""
+def newer(connection: Connection, mark: tuple[int, int]) -> tuple[list[Control], tuple[int, int]] | None:
+    """All rows and their mark; None when none was added since `mark`."""
     count, last = connection.execute(select(func.count(), func.max(controls.c.id))).one()
-    mark = (count, last or 0)
-    if mark == known.mark:
-        return known
-    return fold(list_controls(connection), mark)
+    if (count, last or 0) == mark:
+        return None
+    return list_controls(connection), (count, last or 0)
+
+
+def current(connection: Connection) -> InForce:
+    """What is in force in the database."""
+    found = newer(connection, (0, 0))
+    return InForce() if found is None else fold(*found)
 
 
 def insert_control(connection: Connection, control: Control) -> Control:

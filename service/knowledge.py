@@ -98,8 +98,7 @@ class Knowledge:
         held = {cell for name, cell in self.controls.estimates if name == policy and namespace == ""}
         fit = {cell: self._contents.keep(content) for cell, content in contents.items() if cell not in held}
         for cell in held:
-            content = _with_held(contents.get(cell), self.controls.held_in(policy, cell))
-            fit[cell] = self._contents.keep(content)
+            fit[cell] = self._with_held(contents.get(cell), self.controls.held_in(policy, cell))
         self._fits[namespace, policy] = fit
 
     def control(self, controls: InForce) -> None:
@@ -214,12 +213,11 @@ class Knowledge:
             return self._contents.keep(encode(self.controls.evidence_of(task_type, arms)))
         return self._contents.keep(encode({arm: evidence_from(channels) for arm, channels in arms.items()}))
 
-
-def _with_held(content: str | None, held: Mapping[str, Estimate]) -> str:
-    """A cell's content with held qualities in it; how long replies are, and how late, is not held."""
-    believed = decode(content) if content is not None else Beliefs()
-    if content is not None and believed.regressions:  # another kind of policy took the name: it has no such cells
-        return content
-    known = believed.estimates
-    found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
-    return encode_estimates({**known, **found})
+    def _with_held(self, content: str | None, held: Mapping[str, Estimate]) -> Beliefs:
+        """A cell's beliefs with held qualities in them; how long replies are, and how late, is not held."""
+        believed = decode(content) if content is not None else Beliefs()
+        if content is not None and believed.regressions:  # another kind of policy took the name: it has no such cells
+            return self._contents.keep(content)
+        known = believed.estimates
+        found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
+        return self._contents.keep_estimates({**known, **found})

@@ -158,9 +158,9 @@ def _do(config: Path | None, **said: Any) -> None:
 def _saved(config: Path | None, asked: "Asked", setup: "Setup", now: float) -> Any:
     from service.cli import with_database
     from service.control_actions import believed_at, believed_now, check, knowledge_of
-    from service.controls import InForce, Saved, current
+    from service.controls import Saved, current
 
-    check(asked, setup, with_database(config, lambda connection: current(connection, InForce())))
+    check(asked, setup, with_database(config, current))
     if asked.action == "freeze":
         knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
         return believed_now(asked, setup, knowledge, now)

@@ -12,8 +12,16 @@ from service.auth import key_row, new_key, new_secret
 from service.control_actions import Asked, store_control
 from service.controls import Control, Saved, insert_control
 from service.database import Database, migrate
-from service.settings import Ceiling, Safety
+from service.settings import Ceiling, Quality, Safety
 from tests.api.asking import ask
+
+
+@pytest.fixture
+async def http(run):
+    """A client of a service that learns of feedback alone: what replies are read as comes whenever it comes."""
+    service = run(quality=Quality(enabled=False))
+    async with aiohttp.ClientSession(service.url) as session:
+        yield session
 
 
 @pytest.fixture

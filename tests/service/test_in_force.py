@@ -17,7 +17,7 @@ from service.beliefs import encode_estimates
 from service.classifying import ByLength, Classified, Trace
 from service.cli import main
 from service.control_actions import Asked, believed_now, check, counted_now, moment, store_control
-from service.controls import FORGET, Control, InForce, Saved, current, fold, list_controls
+from service.controls import FORGET, Control, InForce, Saved, current, fold, list_controls, newer
 from service.database import Database, migrate
 from service.decide import Circumstances, decide, redecide
 from service.errors import NotFound, Unprocessable
@@ -209,8 +209,8 @@ async def test_rows_come_back_in_order_and_are_read_only_when_there_are_new_ones
     await asyncio.to_thread(migrate, database_url)
     database = Database(database_url, 2)
     try:
-        nothing = InForce()
-        assert await database.read(current, nothing) is nothing
+        assert await database.read(newer, (0, 0)) is None
+        assert await database.read(current) == InForce()
         saved = Saved(evidence={TASK: {"small": Evidence(1.0, 0.5)}})
         asked = Asked(action="freeze", task_type=TASK, model="small", note="why")
         first = await database.write(lambda c: store_control(c, asked, saved, "me", 5.0))
@@ -221,10 +221,10 @@ async def test_rows_come_back_in_order_and_are_read_only_when_there_are_new_ones
             ("off", "you", "", 4.0),
         ]
         assert rows[0] == first
-        found = await database.read(current, nothing)
+        found = await database.read(current)
         assert found.off.who == "you"
         assert found.evidence == {TASK: {"small": Evidence(1.0, 0.5)}}
-        assert await database.read(current, found) is found
+        assert await database.read(newer, found.mark) is None
         assert (await database.read(lambda c: counted_now(c, Asked(action="reset"), SETUP))).arms == tuple(
             sorted(SETUP.models)
         )
