@@ -215,7 +215,7 @@ def _pairs(connection: Connection, since: float, window_s: float) -> list[tuple[
 
 
 class Lengths:
-    """How long replies were so far; as in `service.usage`, few on a task type lean on the mean of all of the model's."""
+    """How long replies were so far; as in `service.usage`, few on a task type lean on all of the model's."""
 
     def __init__(self) -> None:
         self._sums: dict[tuple[str, TaskType], tuple[int, int]] = {}  # model, task type: calls, completion tokens
