@@ -32,6 +32,7 @@ from benchmarks.simulated_outcomes import is_simulated, simulated
 from benchmarks.streams import Array, Stream, World, shaken, steady, stream
 
 PRIOR_SHARE = 0.4
+SENT = 2_000  # requests through the service
 PRIOR_MASS = 300.0  # labels that a benchmark is worth (docs/decisions/0013)
 
 
@@ -134,6 +135,10 @@ def played(here: Setting, arguments: argparse.Namespace) -> dict[str, list[Repla
             done[name] = play_peer(here, name, arguments.budget)
         elif name not in done:
             done[name] = [play(here, given, POLICIES[name](here.prior), arguments.budget) for given in here.streams]
+    if arguments.through_service:
+        from benchmarks.through_service import NAME, replay_through_service  # noqa: PLC0415 - few replays start it
+
+        done[NAME] = [replay_through_service(given, here.prior, arguments.budget) for given in here.streams]
     return done
 
 
@@ -236,6 +241,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--budget", type=float, metavar="USD", help="mean cost of a request (default: no budget)")
     made.add_argument("--shock", default="none", choices=["none", "price", "drop", "new-model"], help="at half time")
     made.add_argument("--quiz", type=int, default=0, help="prompts that a new model answers beforehand")
+    made.add_argument(
+        "--through-service", type=int, nargs="?", const=SENT, metavar="N",
+        help="only so many requests, and these also through the running service (default: %(const)s)",
+    )  # fmt: skip
     made.add_argument("--seeds", type=int, default=5)
     made.add_argument("--json", type=Path, help="file for the rows")
     return made
@@ -251,6 +260,13 @@ def checked(arguments: argparse.Namespace, made: argparse.ArgumentParser) -> arg
         made.error(f"{', '.join(sorted(linear))} is replayed without budgets and new models; leave it out")
     if arguments.shock == "new-model" and (peers := [name for name in arguments.policy if name in PEERS]):
         made.error(f"{', '.join(peers)} cannot be told of a new model while running; leave them out")
+    if arguments.through_service:
+        if arguments.classifier != "embedded" or (arguments.shock, arguments.heuristic) != ("none", "none"):
+            made.error(
+                "--through-service takes no --shock and no --heuristic, and needs --classifier embedded: the service "
+                "names the task itself"
+            )
+        arguments.requests = arguments.through_service
     return arguments
 
 
