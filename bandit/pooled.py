@@ -13,7 +13,7 @@ from bandit.costs import expected_cost, rounded_tokens
 from bandit.fusion import fuse
 from bandit.history import Cell, History
 from bandit.policies import Policy, Probabilities
-from bandit.pooling import Pooled, Spread, pool_best
+from bandit.pooling import Pooled, Spread, pool, pool_best
 from bandit.posteriors import Beliefs, Estimate
 from bandit.priors import PriorTable
 from bandit.safety import fit_to_serve, within_credit
@@ -145,6 +145,19 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         if not self.readings:
             return found
         return fuse(history.labels, history.readings, history.calibration, prior, found, history.variance_factor)
+
+    def prior_conflict(self, arms: Sequence[Arm], history: History) -> float:
+        """How much the labels speak against the prior means, as a logarithm of likelihoods; from 4 on, strongly.
+
+        The likelihood of the labels when models differ from the prior as much as fits them best, against what `spread`
+        says; 0 where that is enough. The fit believes the labels by itself; the owner should know.
+        """
+        prior = self.prior_means_of(arms) + history.mean_shift[:, None, None]
+        spread = self.prior_spread()
+        best = pool_best(history.labels, prior, spread, history.variance_factor)
+        if best.spread is None or best.spread.arm <= spread.arm:
+            return 0.0
+        return max(0.0, best.evidence - pool(history.labels, prior, spread, history.variance_factor).evidence)
 
     def estimates(self, arms: Sequence[Arm], history: History) -> Mapping[Cell, Mapping[str, Estimate]]:
         found = self.pooled(arms, history)

@@ -14,6 +14,7 @@ from bandit.channels import Calibration
 from bandit.history import ArmRestart, Cell, History, Memory, faded
 from bandit.linear import Array, Labelled, LinearThompson, counted
 from bandit.policies import Policy
+from bandit.pooled import PooledThompson
 from bandit.posteriors import Beliefs
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile
 from service.beliefs import decode, encode_estimates, encode_regressions
@@ -28,6 +29,8 @@ from service.usage import ByModel, late_share, output_tokens
 log = logging.getLogger("armwise")
 
 _HOUR_S = 3600.0
+_QUESTION_EVERY_S = 60.0
+_STRONG_CONFLICT = 4.0
 _AT_LEAST_EVERY_S = 600.0  # old labels fade though nothing new comes
 
 
@@ -42,6 +45,8 @@ class Fitting:
         self._tokens: ByModel = {}
         self._late: dict[float, ByModel] = {}  # by the seconds after which a reply is late
         self.contexts: Contexts | None = None  # what linear policies learn from; None: there is no database
+        self.conflicts: dict[str, float] = {}  # by policy: how much the labels speak against its prior
+        self._questioned: dict[str, float] = {}  # when that was worked out
         self._setup: Setup | None = None
         self._at = float("-inf")
         self._labels = 0.0
@@ -105,11 +110,29 @@ class Fitting:
                 else:
                     contents = await asyncio.to_thread(fitted, policy, setup.arms, history)
                 self._knowledge.take_fit("", policy.name, contents)
+                if (
+                    isinstance(policy, PooledThompson)
+                    and now - self._questioned.get(policy.name, 0.0) >= _QUESTION_EVERY_S
+                ):
+                    self._questioned[policy.name] = now
+                    conflict = await asyncio.to_thread(policy.prior_conflict, setup.arms, history)
+                    self._tell_conflict(policy.name, conflict)
             except Exception:  # learning may never break serving, whatever is in a cell
                 log.exception("policy %s could not be fitted; it decides on its last fit", policy.name)
                 self._metrics.learner_error("fit")
                 continue
             self._metrics.fitted(time.perf_counter() - started)
+
+    def _tell_conflict(self, policy: str, conflict: float) -> None:
+        if conflict >= _STRONG_CONFLICT > self.conflicts.get(policy, 0.0):
+            log.warning(
+                "the labels speak against the prior of policy %s (log likelihood ratio %.1f): models differ from it "
+                "more than its spread says. The labels are believed; look at its prior_means or prior_file",
+                policy,
+                conflict,
+            )
+        self.conflicts[policy] = conflict
+        self._metrics.prior_conflict(policy, conflict)
 
     async def _regressed(
         self, policy: LinearThompson, arms: Sequence[Arm], history: History, memory: Memory, now: float
@@ -121,8 +144,7 @@ class Fitting:
         except StorageUnavailable:
             self._changes = -1  # look again soon, though nothing new is learned
             raise
-        restarts = [one for one in self._restarts if one.task_type is None]  # a regression is of all task types
-        weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, restarts)
+        weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, self._restarts)
         return await asyncio.to_thread(regressed, policy, arms, labelled, weigh, history)
 
 

@@ -1,19 +1,18 @@
 """Every Prometheus metric, named in one place. docs/metrics.md says how to read them.
 
-Labels take values from closed sets: names out of the settings, or words listed here. What a client writes (a path, a
-source) is mapped onto such a word first, and no label ever names a user or a key.
+Labels take values from closed sets: names out of the settings, or words listed here and in `metric_words`. What a
+client writes (a path, a source) is mapped onto such a word first, and no label ever names a user or a key.
 """
 
 import platform
 import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from prometheus_client import Histogram
 
-from service import errors
-from service.errors import FailureKind, UpstreamFailure
+from service.metric_words import endpoint_of, error_kind, failure_kind
 from service.probe_metrics import ProbeMetrics
 
 if TYPE_CHECKING:  # only for types: these modules are joined with this one in service.parts
@@ -23,11 +22,6 @@ if TYPE_CHECKING:  # only for types: these modules are joined with this one in s
     from service.decide import Decision
     from service.wire import Usage
 
-ENDPOINTS = (
-    "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/heuristics", "/v1/decisions",
-    "/v1/alarms", "/v1/events", "/feedback", "/stats",
-    "/health", "/ready", "/metrics", "/docs", "/admin", "other",
-)  # fmt: skip
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
@@ -40,19 +34,6 @@ TOKENS = ("prompt", "completion", "cached")
 WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
 CLASSIFIER_FALLBACKS = ("loading", "queue full", "deadline", "failed")
 
-_OURS: dict[type[Exception], str] = {
-    errors.BadRequest: "bad_request",
-    errors.NotAuthenticated: "not_authenticated",
-    errors.NotAllowed: "not_allowed",
-    errors.NotFound: "not_found",
-    errors.Gone: "gone",
-    errors.BudgetSpent: "budget_spent",
-    errors.TooLarge: "too_large",
-    errors.Unprocessable: "unprocessable",
-    errors.NoEligibleModel: "no_eligible_model",
-    errors.StorageUnavailable: "storage_unavailable",
-}
-ERROR_KINDS = (*get_args(FailureKind), *_OURS.values(), "internal")
 
 # From the finest of our own work (a decision takes about 0.1 ms) to a stalled disk.
 _WORK_BUCKETS = (5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -175,6 +156,10 @@ class Metrics(ProbeMetrics):
             "armwise_label_rate_alarm",
             "1 while people rate the model's replies surely more than 20 % more often or more rarely than the others'.",
             "livemostrecent", "model",
+        )  # fmt: skip
+        self._prior_conflict = self.gauge(
+            "armwise_prior_conflict", "Logarithm of how much likelier the labels are under a weaker prior.",
+            "livemostrecent", "policy",
         )  # fmt: skip
         self._drift_alarms = self.counter(
             "armwise_drift_alarms", "Models that were found to have changed.", "model", "direction", "stream"
@@ -322,6 +307,10 @@ class Metrics(ProbeMetrics):
         for model, alarm in alarms.items():
             self._label_rate_alarm[model].set(int(alarm))
 
+    def prior_conflict(self, policy: str, conflict: float) -> None:
+        """Note how much the labels speak against a policy's prior."""
+        self._prior_conflict[policy].set(conflict)
+
     def learner_error(self, place: str) -> None:
         """Count a failure of learning; `place` is one of `PLACES`."""
         self._learner_errors[place if place in PLACES else "other"].inc()
@@ -368,31 +357,3 @@ class Metrics(ProbeMetrics):
 
     def _work(self, name: str, meaning: str) -> Histogram:
         return self.histogram(name, meaning, _WORK_BUCKETS)[()]
-
-
-_EXACT = {path: path for path in ENDPOINTS} | {"/v1/feedback": "/feedback"}
-_BELOW = tuple((f"{path}/", path) for path in ENDPOINTS if path != "other")
-
-
-def endpoint_of(path: str) -> str:
-    """The word for a path in labels.
-
-    >>> endpoint_of("/v1/models/small")
-    '/v1/models'
-    >>> endpoint_of("/wp-login.php")
-    'other'
-    """
-    known = _EXACT.get(path)
-    return known or next((endpoint for prefix, endpoint in _BELOW if path.startswith(prefix)), "other")
-
-
-def error_kind(error: BaseException) -> str:
-    """The word for an error in labels: one of `ERROR_KINDS`."""
-    if isinstance(error, UpstreamFailure):
-        return failure_kind(error.kind)
-    return next((kind for known, kind in _OURS.items() if isinstance(error, known)), "internal")
-
-
-def failure_kind(outcome: str) -> str:
-    """The word for a failed call in labels; what is not a `FailureKind` is our own fault."""
-    return outcome if outcome in ERROR_KINDS else "internal"

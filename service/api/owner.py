@@ -93,7 +93,7 @@ async def posteriors(
     cells = await asyncio.to_thread(
         posterior_cells, setup, parts.knowledge, now, task_type=task_type, tier=tier, policy=policy
     )
-    return {"cells": cells, "prior_tier": tier or "mean"}
+    return {"cells": cells, "prior_tier": tier or "mean", "prior_conflict": parts.fitting.conflicts}
 
 
 @get("/v1/decisions/{decision_id:str}", tags=["owner"], summary="Explain one decision")

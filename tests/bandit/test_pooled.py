@@ -261,3 +261,21 @@ def test_a_new_arm_has_its_share_until_it_is_known():
 
 
 NURSERY_ARMS = [Arm(name=name, tier="medium") for name in ("a", "b", "c")]
+
+
+def test_labels_that_contradict_the_prior_are_told():
+    """The tiers say large is best; 300 labels an arm say the opposite, or the same."""
+    arms = [Arm(name=tier, tier=tier) for tier in ("small", "medium", "large")]
+    policy, conflicts = PooledThompson(name="p"), []
+    for quality in ((0.75, 0.8, 0.83), (0.9, 0.7, 0.4)):
+        n = np.zeros((3, len(TASK_TYPES), len(PROMPT_TIERS)))
+        n[:, 0, 0] = 300.0
+        s = n * np.array(quality)[:, None, None]
+        nothing = np.zeros_like(n)
+        history = History(
+            ("small", "medium", "large"), Sums(n, s, s), Sums(nothing, nothing, nothing), Calibration(), np.ones(3),
+            np.zeros(3),
+        )  # fmt: skip
+        conflicts.append(policy.prior_conflict(arms, history))
+    assert conflicts[0] < 1.0
+    assert conflicts[1] > 4.0

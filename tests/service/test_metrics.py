@@ -17,7 +17,8 @@ from service.classifiers.models import Answered
 from service.classifying import Classified, Trace
 from service.complete import Attempt
 from service.decide import Caller, Decision
-from service.metrics import ENDPOINTS, ERROR_KINDS, PLACES, RESULTS, SOURCES, STATUS_CLASSES, TOKENS, Metrics
+from service.metric_words import ENDPOINTS, ERROR_KINDS
+from service.metrics import PLACES, RESULTS, SOURCES, STATUS_CLASSES, TOKENS, Metrics
 from service.wire import PromptTokensDetails, Usage
 
 ROOT = Path(__file__).parents[2]
