@@ -155,7 +155,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         prior = self.prior_means_of(arms) + history.mean_shift[:, None, None]
         spread = self.prior_spread()
         best = pool_best(history.labels, prior, spread, history.variance_factor)
-        if best.spread is None or best.spread.arm <= spread.arm:
+        if best.spread is None or (best.spread.arm <= spread.arm and best.spread.task <= spread.task):
             return 0.0
         return max(0.0, best.evidence - pool(history.labels, prior, spread, history.variance_factor).evidence)
 
