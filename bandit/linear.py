@@ -184,11 +184,12 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
     fits: ClassVar[bool] = True
 
     boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
-    active: int = 5  # so many arms of highest mean + 1 sd are drawn by their chance of being best
+    active: int = 8  # so many arms of highest mean + 1 sd are drawn by their chance of being best
     floor: float = 0.01  # share of traffic that is spread: half evenly over the active arms, half over all
     strength: float = 50.0  # the prior mean of an arm's quality counts as many labels
     vector_dims: int = 0  # numbers of the classifier's vector that are features, at most 32
     prior_means: PriorMeans = PriorMeans()
+    prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
     prior: PriorTable | None = None
     cost_weight: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import fields
 
+from bandit.linear import LinearThompson
 from bandit.policies import Policy
 from bandit.pooled import PooledThompson
 from bandit.priors import PriorTable
@@ -65,7 +66,7 @@ def _with_priors(settings: Settings, mistakes: list[str]) -> Settings:
     """The settings with the prior files in them that policies name: a decision is repeated from the settings alone."""
     policies = list(settings.policies)
     for index, policy in enumerate(policies):
-        if isinstance(policy, PooledThompson) and policy.prior_file:
+        if isinstance(policy, PooledThompson | LinearThompson) and policy.prior_file:
             try:
                 prior = read_prior(Path(policy.prior_file))
             except ConfigurationError as error:
