@@ -12,6 +12,7 @@ import msgspec
 from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, PromptTier, Reward, TaskType
 
 _EDGE = 0.001  # an expected quality stays so far from 0 and 1
+_WIDEST = 10.0  # standard deviation: wider ones say nothing either
 _LEAST_LABELS = 0.1  # that an estimate is worth, however wide
 
 MICRO = 1_000_000  # counts are stored in millionths of a label
@@ -119,7 +120,7 @@ def beta_of(estimates: Sequence[Estimate]) -> Beta:
     Beta(alpha=49.5, beta=49.5)
     """
     mean = min(max(sum(one.mean for one in estimates) / len(estimates), _EDGE), 1.0 - _EDGE)
-    variance = sum(one.sd**2 for one in estimates) / len(estimates)
+    variance = sum(min(one.sd, _WIDEST) ** 2 for one in estimates) / len(estimates)
     n = max(mean * (1.0 - mean) / max(variance, 1e-12) - 1.0, _LEAST_LABELS)
     return Beta(n * mean, n * (1.0 - mean))
 
