@@ -260,7 +260,9 @@ def checked(arguments: argparse.Namespace, made: argparse.ArgumentParser) -> arg
         made.error(f"{', '.join(sorted(linear))} is replayed without budgets and new models; leave it out")
     if arguments.shock == "new-model" and (peers := [name for name in arguments.policy if name in PEERS]):
         made.error(f"{', '.join(peers)} cannot be told of a new model while running; leave them out")
-    if arguments.through_service:
+    if arguments.through_service is not None:
+        if arguments.through_service < 1:
+            made.error(f"found --through-service {arguments.through_service}, expected a number of requests")
         if arguments.classifier != "embedded" or (arguments.shock, arguments.heuristic) != ("none", "none"):
             made.error(
                 "--through-service takes no --shock and no --heuristic, and needs --classifier embedded: the service "

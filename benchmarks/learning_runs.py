@@ -11,13 +11,16 @@ from benchmarks.columns import WINDOW, moving_share
 from benchmarks.compare_policies import checked, load, parser, played, rows_of, setting
 from benchmarks.learners import POLICIES
 from benchmarks.outcomes import Outcomes, find
+from benchmarks.published_means import TABLES, is_published
 from benchmarks.streams import Array
 
 SETS = ("paretobandit", "routerbench11", "zeroeval", "routellm_mmlu", "routerdc7")
+PUBLISHED = (f"{TABLES}:13", f"{TABLES}:20")
 BUDGETS = ("2.3e-4", "6.6e-4", "1.9e-3", "5.3e-3")  # USD per request, as published for ParetoBandit
 _THREE = ("google/gemini-2.5-pro", "mistralai/mistral-large-2512", "meta-llama/llama-3.1-8b-instruct")
 _OURS = ("thompson", "thompson_global", "pooled_thompson")
 _PEERS = ("litellm_quality", "litellm_default")
+_SERVED = ("paretobandit", "zeroeval")  # also replayed through the service: few models, and many
 _POINTS = 100  # of a curve
 
 
@@ -30,19 +33,22 @@ class Run(NamedTuple):
 
 
 def available() -> tuple[str, ...]:
-    """The sets that are there; simulated ones where none is."""
-    there = []
-    for name in SETS if "ARMWISE_DATA" in os.environ else ():
-        try:
-            find(name)
-        except FileNotFoundError:
-            continue
-        there.append(name)
-    return tuple(there) or ("simulated_paretobandit", "simulated_zeroeval")
+    """The sets that are there, simulated ones where none is; and the published means, where they are."""
+    there = tuple(name for name in SETS if _found(name)) or ("simulated_paretobandit", "simulated_zeroeval")
+    return there + (PUBLISHED if _found(f"{TABLES}.json") else ())
+
+
+def _found(name: str) -> bool:
+    try:
+        return "ARMWISE_DATA" in os.environ and find(name).is_file()
+    except FileNotFoundError:
+        return False
 
 
 def runs(sets: tuple[str, ...]) -> list[Run]:
     """Every replay of the table, the longest first."""
+    published = [name for name in sets if is_published(name)]
+    sets = tuple(name for name in sets if name not in published)
     priced = next((name for name in sets if name.endswith("paretobandit")), sets[0])
     many = next((name for name in sets if name.endswith("zeroeval")), sets[-1])
     longest_first = sorted(sets, key=lambda name: name not in {"routerbench11", "routellm_mmlu"})
@@ -50,6 +56,8 @@ def runs(sets: tuple[str, ...]) -> list[Run]:
         *(run for name in longest_first for run in _quality(name)),
         *_budgets(priced),
         *(run for name in dict.fromkeys((priced, many)) for run in _changes(name)),
+        *(run for name in sets for run in _classified(name)),
+        *(run for name in published for run in _means(name)),
     ]
 
 
@@ -95,16 +103,37 @@ def _changes(name: str) -> list[Run]:
     return made
 
 
+def _classified(name: str) -> list[Run]:
+    embedded = ("--data", name, "--classifier", "embedded")
+    made = [
+        Run("Tasks named by the classifier", (*embedded, "--prior", prior, "--seeds", "3", "--policy", *_OURS))
+        for prior in ("tier", "benchmark")
+    ]
+    if name in _SERVED:
+        sent = (*embedded, "--through-service", "--feedback-rate", "1", "--seeds", "1", "--policy", "pooled_thompson")
+        made.append(Run("Through the service", sent))
+    return made
+
+
+def _means(name: str) -> list[Run]:
+    made = []
+    for rate, prior in (("0.05", "benchmark"), ("1", "benchmark"), ("0.05", "tier"), ("0.05", "reversed")):
+        words = ("--data", name, "--feedback-rate", rate, "--prior", prior, "--seeds", "5", "--policy", *_OURS)
+        made.append(Run("Published means", words))
+    return made
+
+
 @cache
-def _loaded(words: tuple[str, ...]) -> Outcomes:
-    return load(words[0], parser().parse_args(["--data", words[0], *(["--models", *words[1:]] if words[1:] else [])]))
+def _loaded(name: str, classifier: str, models: tuple[str, ...]) -> Outcomes:
+    words = ["--data", name, "--classifier", classifier, *(["--models", *models] if models else [])]
+    return load(name, parser().parse_args(words))
 
 
 def done(run: Run) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows and the curves of one run. The rows of fixed models stand in the first section alone."""
     made = parser()
     arguments = checked(made.parse_args(run.arguments), made)
-    outcomes = _loaded((arguments.data[0], *(arguments.models or ())))
+    outcomes = _loaded(arguments.data[0], arguments.classifier, tuple(arguments.models or ()))
     here = setting(outcomes, arguments)
     replays = played(here, arguments)
     rows = [

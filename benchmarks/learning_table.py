@@ -52,6 +52,17 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "Benchmark prior": _QUALITY,
     "Reversed prior": _QUALITY,
+    "Tasks named by the classifier": _QUALITY,
+    "Through the service": {
+        "random": ("random",),
+        "best single": ("best single",),
+        "best per task": ("best per task",),
+        "static prior": ("static_prior",),
+        "pooled": ("pooled_thompson",),
+        "pooled, through the service": ("pooled_thompson (service)",),
+        "us a decision": ("pooled_thompson (service)", "decision_us", ".0f"),
+    },
+    "Published means": _QUALITY | {"static prior, last quarter": ("static_prior", "quality_last_quarter")},
     "Budget, 1,824 requests": _BUDGET | {"ParetoBandit": ("paretobandit",)},
     "Budget, 8,000 requests": _BUDGET,
     "Silent drop": {

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.compare_policies import checked, parser
 from benchmarks.learning_plots import draw
-from benchmarks.learning_runs import BUDGETS, SETS, Run, available, done, runs
+from benchmarks.learning_runs import BUDGETS, PUBLISHED, SETS, Run, available, done, runs
 from benchmarks.learning_table import BEGIN, COLUMNS, END, between, publish, sections
 
 SHORT = ("--data", "simulated_paretobandit", "--requests", "1200", "--seeds", "2", "--policy")
@@ -37,11 +37,12 @@ def test_every_set_is_replayed_at_both_rates_under_three_priors():
         assert ("Reversed prior", "--data", name, "--seeds", "3") in made
 
 
-@pytest.mark.parametrize("sets", [SETS, ("simulated_paretobandit", "simulated_zeroeval")])
+@pytest.mark.parametrize("sets", [(*SETS, *PUBLISHED), ("simulated_paretobandit", "simulated_zeroeval")])
 def test_all_commands_are_ones_that_the_replay_takes_and_every_section_has_some(sets):
     made = parser()
     parsed = [checked(made.parse_args(run.arguments), made) for run in runs(sets)]
-    assert {run.section for run in runs(sets)} == set(COLUMNS)
+    needs_data = set() if sets == (*SETS, *PUBLISHED) else {"Through the service", "Published means"}
+    assert {run.section for run in runs(sets)} == set(COLUMNS) - needs_data
     assert {one.budget for one in parsed} >= {float(budget) for budget in BUDGETS}
     assert {one.shock for one in parsed} == {"none", "price", "drop", "new-model"}
     assert {one.heuristic for one in parsed} == {"none", "weak", "biased"}
@@ -55,6 +56,8 @@ def test_without_data_outcomes_are_simulated(monkeypatch, tmp_path):
     assert available() == simulated
     (tmp_path / "zeroeval.jsonl.gz").touch()
     assert available() == ("zeroeval",)
+    (tmp_path / "llmrouterbench_tables.json").touch()
+    assert available() == ("zeroeval", *PUBLISHED)
 
 
 def test_curves_begin_at_nothing_lost_and_shares_are_shares(results):
