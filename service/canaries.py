@@ -130,7 +130,8 @@ def newest(connection: Connection) -> list[Answered]:
     )
     same = and_(*(canaries.c[name] == latest.c[name] for name in ("name", "arm", "at")))
     wanted = select(canaries).join(latest, same).order_by(canaries.c.arm, canaries.c.name)
-    return [msgspec.convert(dict(row), Answered) for row in connection.execute(wanted).mappings()]
+    found = connection.execute(wanted).mappings()
+    return [msgspec.convert({str(name): value for name, value in row.items()}, Answered) for row in found]
 
 
 def prune_answers(connection: Connection, before: float) -> None:

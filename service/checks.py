@@ -51,7 +51,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_rewards(settings),
         *_safety(settings),
         *_drift(settings.drift, environ),
-        *_judge(settings),
+        *_judge(settings, environ),
     ]
 
 
@@ -316,11 +316,16 @@ def _drift(drift: Drift, environ: Mapping[str, str]) -> Iterator[str]:
             yield f"`drift.canaries[{index}].expects` is no regular expression: {error}"
 
 
-def _judge(settings: Settings) -> Iterator[str]:
+def _judge(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     judge, models = settings.judge, {model.name for model in settings.models}
     if judge.model and judge.model not in models:
         hint = suggestion(judge.model, models)
         yield f"`judge.model` names the model `{judge.model}`, which is not configured{hint}"
+    for index, model in enumerate(settings.models):
+        if model.name != judge.model or model.enabled or isinstance(model, SimulatedModel):
+            continue  # of enabled models the key is looked for in any case
+        if model.api_key_env:
+            yield from _variable(f"models[{index}].api_key_env", model.api_key_env, environ, "the provider's key")
     for name in ("question", "answer"):
         if judge.prompt and f"{{{name}}}" not in judge.prompt:
             yield f"`judge.prompt` must hold {{{name}}} where the judge is to read it"

@@ -236,6 +236,32 @@ def openai_model(**said):
             "`drift.webhook_url_env` names the environment variable `ABSENT`, which is not set",
         ),
         (
+            'drift.canaries = [{name = "c", prompt = "p", expects = "("}]',
+            "`drift.canaries[0].expects` is no regular expression: missing ), unterminated subpattern",
+        ),
+        (
+            'drift.canaries = [{name = "c", prompt = "p", expects = "x"}, {name = "c", prompt = "q", expects = "y"}]',
+            "`drift.canaries` has 2 entries named `c`",
+        ),
+        (
+            'judge.model = "larg"',
+            "`judge.model` names the model `larg`, which is not configured (did you mean `large`?)",
+        ),
+        ('judge.prompt = "Mark {answer}."', "`judge.prompt` must hold {question} where the judge is to read it"),
+        (
+            """judge.model = "j"
+            [[models]]
+            name = "s"
+            provider = "simulated"
+            [[models]]
+            name = "j"
+            provider = "openai_compatible"
+            enabled = false
+            api_key_env = "ABSENT"
+            """,
+            "`models[1].api_key_env` names the environment variable `ABSENT`, which is not set",
+        ),
+        (
             'drift.webhook_url_env = "https://hooks.example/hidden"',
             "`drift.webhook_url_env` must be the name of an environment variable that holds the webhook's URL, not",
         ),
