@@ -171,12 +171,6 @@ class StaticTier(Policy, frozen=True, tag="static_tier"):
     ) -> Probabilities:
         return one_hot(nearest_tier(arms, MODEL_TIER_FOR[self.tier(profile)]), len(arms))
 
-    def trade(
-        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
-    ) -> tuple[Trade, ...]:
-        """What each arm offers, quality for money, in the order of `arms`; empty for policies that do not weigh it."""
-        return ()
-
     def reason(self, profile: PromptProfile) -> str:
         score = compass_score(profile.task_type, profile.scores)
         return f"tier score {score:.2f} asks for the {self.tier(profile)} tier"
@@ -216,12 +210,6 @@ class Rules(Policy, frozen=True, tag="rules"):
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> Probabilities:
         return one_hot(nearest_tier(arms, self.ruling(profile)[0]), len(arms))
-
-    def trade(
-        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
-    ) -> tuple[Trade, ...]:
-        """What each arm offers, quality for money, in the order of `arms`; empty for policies that do not weigh it."""
-        return ()
 
     def reason(self, profile: PromptProfile) -> str:
         tier, rule = self.ruling(profile)
