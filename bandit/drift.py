@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Direction = Literal["down", "up"]
 Stream = Literal["label", "heuristic", "canary"]
-Event = Literal["price", "version", "incident"]
+Event = Literal["price", "version", "incident", "new"]
 
 DIRECTIONS: tuple[Direction, ...] = ("down", "up")
 _SIGN = np.array([-1.0, 1.0])[:, None, None]  # of the directions, before axes for sizes and cells
@@ -205,6 +205,7 @@ class Restart(msgspec.Struct, frozen=True, kw_only=True):
     heuristic_keep: float = 1.0  # likewise weak readings
     variance_factor: float = 1.0  # multiplies the prior variance of the arm
     mean_shift: float = 0.0  # added to the arm's prior mean
+    new: bool = False  # the arm came when others were known: it is given traffic until it is known, too
 
 
 ON_ALARM: Mapping[Direction, Restart] = {
@@ -217,6 +218,7 @@ ON_EVENT: Mapping[Event, Restart] = {
     "price": Restart(variance_factor=1.5),
     "version": Restart(label_keep=0.3, heuristic_keep=0.1, variance_factor=1.5),
     "incident": Restart(label_keep=0.5, heuristic_keep=0.1, variance_factor=1.5),
+    "new": Restart(new=True),
 }
 
 

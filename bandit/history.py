@@ -53,6 +53,7 @@ class History(NamedTuple):
     mean_shift: Vector  # (n_arms,): is added to the prior's mean after a restart
     output_tokens: Mapping[tuple[str, TaskType], float] = {}  # mean length of an arm's replies on a task type
     late: Mapping[tuple[str, TaskType], float] = {}  # share of them that came later than the policy's limit
+    arrived: frozenset[str] = frozenset()  # arms that came when others were known already
 
 
 class Table(NamedTuple):
@@ -129,5 +130,5 @@ def faded(
             shift[position[one.arm]] = one.restart.mean_shift * fading
     return History(
         arms, sums(known & table.labelled, memory.most_labels), sums(known & ~table.labelled, np.inf), calibration,
-        factor, shift,
+        factor, shift, arrived=frozenset(one.arm for one in restarts if one.restart.new),
     )  # fmt: skip

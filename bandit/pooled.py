@@ -99,7 +99,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
     late_share: float = 0.05  # of replies that may be late
     within: float = 0.02  # with "floor": how far below the best quality is good enough
     certainty: float = 0.9  # with "floor": how sure that must be
-    nursery: float = 0.05  # share of traffic that goes to new arms, as long as few labels are known of them
+    nursery: float = 0.05  # share of traffic that goes to arms that came later, as long as little is known of them
     nursery_labels: float = 30.0  # labels, or calls that were read instead, from which an arm is no longer new
     baseline: str = ""  # name of the arm that the others are held against; empty: none
     gate: float = 0.05  # arms that are surely worse than the baseline by more than this get the floor alone
@@ -180,10 +180,16 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         }
 
     def _new(self, history: History) -> list[bool]:
-        """Which arms are new: fewer than `nursery_labels`, where the others have them. All new is none new."""
+        """Which arms came later than the others and are not known yet. All new is none new.
+
+        An arm that was there from the beginning and has few labels is one that others beat: it is left to the draws.
+        """
         known = history.labels.n.sum(axis=(1, 2)) + history.readings.n.sum(axis=(1, 2)) / _READINGS_PER_LABEL
-        new = known < self.nursery_labels
-        return [bool(one) and not new.all() for one in new]
+        new = [
+            arm in history.arrived and bool(labels < self.nursery_labels)
+            for arm, labels in zip(history.arms, known, strict=True)
+        ]
+        return [one and not all(new) for one in new]
 
     def estimate(self, arm: Arm, task_type: TaskType, tier: PromptTier, beliefs: Beliefs) -> Estimate:
         """What is known of an arm's quality in a cell; of one never worked out, the prior."""

@@ -116,8 +116,8 @@ class Beta(msgspec.Struct, frozen=True):
 def beta_of(estimates: Sequence[Estimate]) -> Beta:
     """The Beta with the mean and the variance of some normal estimates, which count alike: how people read them.
 
-    >>> beta_of([Estimate(0.5, 0.05)])
-    Beta(alpha=49.5, beta=49.5)
+    >>> beta_of([Estimate(0.5, 0.125)])
+    Beta(alpha=7.5, beta=7.5)
     """
     mean = min(max(sum(one.mean for one in estimates) / len(estimates), _EDGE), 1.0 - _EDGE)
     variance = sum(min(one.sd, _WIDEST) ** 2 for one in estimates) / len(estimates)

@@ -44,6 +44,7 @@ class Known(NamedTuple):
     shift: Array  # (n_models,): is added to prior means, after a detector's alarm
     factor: Array  # (n_models,): multiplies prior variances, likewise
     usd: Array  # (n_models, n_tasks): expected cost of a call, at the prices of the first day
+    arrived: Flags  # (n_models,): came later than the others
 
 
 class Believed(NamedTuple):
@@ -127,7 +128,10 @@ def _history(prior: Prior, known: Known) -> History:
         for number, task in enumerate(TASK_TYPES)
     }
     names = tuple(arm.name for arm in prior.arms)
-    return History(names, known.labels, known.readings, known.calibration, known.factor, known.shift, tokens)
+    arrived = frozenset(name for name, later in zip(names, known.arrived, strict=True) if later)
+    return History(
+        names, known.labels, known.readings, known.calibration, known.factor, known.shift, tokens, arrived=arrived
+    )
 
 
 def by_parts(prior: Prior, policy: PooledThompson) -> Callable[[Known], Believed]:
@@ -144,7 +148,7 @@ def by_parts(prior: Prior, policy: PooledThompson) -> Callable[[Known], Believed
             found = pool(known.labels, mean, spread, known.factor)
         found = fuse(known.labels, known.readings, known.calibration, mean, found, known.factor, prior.tasks)
         counted = known.labels.n.sum(axis=(1, 2)) + known.readings.n.sum(axis=(1, 2)) / _READINGS_PER_LABEL
-        new = counted < policy.nursery_labels
+        new = known.arrived & (counted < policy.nursery_labels)
         return _by_cells(prior, found, known.usd, new & ~new.all())
 
     return believe

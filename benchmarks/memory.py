@@ -53,7 +53,7 @@ class Memory:
         readings = Sums(*self.readings, self.readings[1])
         return Known(
             Sums(*(part * scale for part in self.sums)), readings, Calibration(self.pairs), self.shift, self.factor,
-            self.usd(),
+            self.usd(), ~self.given.world.phases[0].present,
         )  # fmt: skip
 
     def usd(self) -> Array:

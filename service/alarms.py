@@ -17,7 +17,7 @@ AlarmEvent = Literal["detected"] | Event
 _HOUR_S = 3600
 _READINGS: dict[Stream, str] = {"label": "labels", "heuristic": "heuristics", "canary": "answers to canaries"}
 _WORDS = {"down": "got worse", "up": "got better"}
-_TOLD = {"price": "has another price", "version": "has another version", "incident": "has an incident"}
+_TOLD = {"price": "has another price", "version": "has another version", "incident": "has an incident", "new": "is new"}
 
 
 class AlarmRow(msgspec.Struct, frozen=True, kw_only=True):

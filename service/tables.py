@@ -161,7 +161,7 @@ alarms = Table(
     metadata,
     Column("id", String(32), primary_key=True),
     Column("at", Double, nullable=False),
-    Column("event", String(16), nullable=False),  # detected, price, version, incident
+    Column("event", String(16), nullable=False),  # detected, price, version, incident, new
     Column("arm", String(128), nullable=False),
     Column("task_type", String(32)),  # NULL: on all of its traffic
     Column("direction", String(8)),  # this and what follows to past_mean: NULL unless detected

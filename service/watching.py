@@ -54,10 +54,7 @@ class Watching:
         Raises:
             StorageUnavailable: the database cannot be read or written; the next look takes in what this one did not.
         """
-        if self._priced is not settings:
-            changed = partial(note_prices, prices=prices_of(settings), at=now)
-            await self._writer.call(changed, partial(self._announce, settings.drift))
-            self._priced = settings
+        await self.compare(settings, now)
         news = await self._database.read(watches.read_news, now)
         self._tell_damage(news)
         if 0.0 <= now - news.memory.looked_at < _SOON * settings.drift.look_every_s and news.memory.caught_up:
@@ -71,6 +68,17 @@ class Watching:
         if await self._writer.call(keep, lambda kept: self._announce(settings.drift, alarms if kept else ())):
             self._take(settings, memory)
         return not news.complete
+
+    async def compare(self, settings: Settings, now: float) -> None:
+        """Compare the configured models and their prices with those seen before, once for each settings.
+
+        Raises:
+            StorageUnavailable: nothing was stored; the next call compares again.
+        """
+        if self._priced is not settings:
+            changed = partial(note_prices, prices=prices_of(settings), at=now)
+            await self._writer.call(changed, partial(self._announce, settings.drift))
+            self._priced = settings
 
     async def tell(self, settings: Settings, row: AlarmRow) -> None:
         """Store what the owner says of a model, and act on it.
@@ -112,10 +120,11 @@ async def watch(parts: "Parts") -> None:
     while True:
         await asyncio.sleep(_CATCHING_UP_S if more else parts.setup.settings.drift.look_every_s)
         settings, more = parts.setup.settings, False
-        if not settings.drift.enabled:
-            parts.watching.rest()
-            continue
         try:
+            if not settings.drift.enabled:
+                parts.watching.rest()
+                await parts.watching.compare(settings, time.time())
+                continue
             more = await parts.watching.look(settings, time.time())
         except StorageUnavailable as error:
             log.warning("nobody looks for models that changed: %s", error)
@@ -150,7 +159,10 @@ def prices_of(settings: Settings) -> Prices:
 
 
 def note_prices(connection: Connection, prices: Prices, at: float) -> list[AlarmRow]:
-    """Remember the prices, and store an event for each model that had others before; these events."""
+    """Remember models and prices, and store an event for each model that is new or had others before; these events.
+
+    The first models of all are not new: there is nothing that they came later than.
+    """
     watches.replace_watch(connection, watches.PRICES, 0, "{}")  # so that there is a row to lock
     revision, content = watches.read_watch(connection, watches.PRICES, lock=True)
     try:
@@ -159,9 +171,9 @@ def note_prices(connection: Connection, prices: Prices, at: float) -> list[Alarm
         log.error("the prices seen before cannot be read: they are taken as unchanged")  # noqa: TRY400 - a sentence
         before = {}
     rows = [
-        told(name, "price", at, _difference(before[name], price))
+        told(name, "price", at, _difference(before[name], price)) if name in before else told(name, "new", at)
         for name, price in prices.items()
-        if name in before and before[name] != price
+        if before and before.get(name) != price
     ]
     for row in rows:
         note_event(connection, row)

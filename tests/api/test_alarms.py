@@ -280,7 +280,6 @@ async def test_switched_off_nobody_looks_and_events_are_taken_all_the_same(run, 
         async with http.post("/v1/events", json={"model": "only", "event": "version"}) as reply:
             assert reply.status == 200
         assert len((await alarms(http))["alarms"]) == 1
-    assert await watched(database_url, watches.PRICES) == ""
     assert await watched(database_url, watches.DETECTORS) == ""
 
 

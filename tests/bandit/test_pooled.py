@@ -235,27 +235,32 @@ def test_whatever_is_in_a_cell_there_are_estimates_and_chances(cells):
 
 
 def test_a_new_arm_has_its_share_until_it_is_known():
-    """By hand: a nursery of .1 takes a tenth of all other chances; 30 labels, or 300 readings, end it."""
+    """By hand: a nursery of .1 takes a tenth of all other chances; 30 labels, or 300 readings, end it.
+
+    Arms that were there from the beginning are never new, however few labels they have.
+    """
     policy, plain = PooledThompson(name="p", nursery=0.1), PooledThompson(name="p", nursery=0.0)
     known = [100.0, 100.0, 0.0]
 
-    def chances_of(policy, labels, readings):
+    def chances_of(policy, labels, readings, arrived):
         nothing = np.zeros((3, len(TASK_TYPES), len(PROMPT_TIERS)))
         parts = [nothing.copy(), nothing.copy()]
         for part, counts in zip(parts, (labels, readings), strict=True):
             part[:, 0, 0] = counts
         sums = [Sums(n, 0.7 * n, 0.7 * n) for n in parts]
         names = tuple(arm.name for arm in NURSERY_ARMS)
-        history = History(names, *sums, Calibration(), np.ones(3), np.zeros(3))
+        history = History(names, *sums, Calibration(), np.ones(3), np.zeros(3), arrived=frozenset(arrived))
         profile = PromptProfile(task_type=TASK_TYPES[0], tier="simple")
         cell = policy.estimates(NURSERY_ARMS, history)[TASK_TYPES[0], "simple"]
         return policy.probabilities(profile, NURSERY_ARMS, Beliefs("", {}, cell))
 
-    for labels, readings, share in ((known, [0, 0, 0], 0.1), ([100, 100, 29], [0, 0, 0], 0.1),
-                                    ([100, 100, 30], [0, 0, 0], 0.0), (known, [0, 0, 300], 0.0),
-                                    ([0, 0, 0], [0, 0, 0], 0.0), ([100, 0, 0], [0, 0, 0], 0.1)):  # fmt: skip
-        before, after = (chances_of(one, labels, readings) for one in (plain, policy))
-        new = np.array(labels) + np.array(readings) / 10 < 30
+    for labels, readings, arrived, share in (
+        (known, [0, 0, 0], "c", 0.1), ([100, 100, 29], [0, 0, 0], "c", 0.1), ([100, 100, 30], [0, 0, 0], "c", 0.0),
+        (known, [0, 0, 300], "c", 0.0), (known, [0, 0, 0], "", 0.0), ([0, 0, 0], [0, 0, 0], "abc", 0.0),
+        ([100, 0, 0], [0, 0, 0], "bc", 0.1),
+    ):  # fmt: skip
+        before, after = (chances_of(one, labels, readings, arrived) for one in (plain, policy))
+        new = np.array([name in arrived for name in "abc"]) & (np.array(labels) + np.array(readings) / 10 < 30)
         expected = before if not share else (1 - share) * before + share * new / new.sum()
         assert after == pytest.approx(expected)
 

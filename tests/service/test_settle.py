@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from bandit.vocabulary import Choice, Limits, PromptProfile
+from service.budgets import Budgets
 from service.complete import Attempt
 from service.decide import Caller, Decision
 from service.metrics import Metrics
@@ -20,7 +21,7 @@ from service.wire import ChatRequest, Message
 @pytest.fixture
 def parts():
     """What these functions use of a service."""
-    return SimpleNamespace(metrics=Metrics(), reader=Reader())
+    return SimpleNamespace(metrics=Metrics(), reader=Reader(), budgets=Budgets())
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from sqlalchemy import insert, update
 
 from bandit.drift import ON_ALARM, ON_EVENT
+from bandit.history import ArmRestart, Memory, faded, table_of
 from bandit.posteriors import MICRO, CellKey, Counts
 from bandit.vocabulary import TASK_TYPES
 from service import store, tables, watches
@@ -86,7 +87,7 @@ async def test_a_drop_is_found_once_and_dated_back_to_when_it_was_suspected(data
     assert alarm.mean < 0.6
     assert now < alarm.at < now + 200.0
     assert alarm.hour in (restart_hour(now), restart_hour(alarm.at))
-    assert await database.read(restarts) == (("small", alarm.hour, ON_ALARM["down"]),)
+    assert await database.read(restarts) == (ArmRestart("small", alarm.hour, ON_ALARM["down"]),)
 
 
 async def test_a_rise_is_found_too(database):
@@ -232,7 +233,21 @@ async def test_another_price_is_an_event_once_and_changes_no_past(database):
         await restarted.look(dearer, NOON + 20.0)
     (event,) = await database.read(list_alarms, limit=9)
     assert (event.event, event.arm, event.note) == ("price", "small", "price_in 1 -> 3")
-    assert await database.read(restarts) == (("small", restart_hour(NOON + 10.0), ON_EVENT["price"]),)
+    assert await database.read(restarts) == (ArmRestart("small", restart_hour(NOON + 10.0), ON_EVENT["price"]),)
+
+
+async def test_a_model_that_comes_later_is_new_once_and_the_first_ones_are_not(database):
+    later = replace(SETTINGS, models=(*MODELS, replace(MODELS[1], name="later")))
+    async with watching(database) as looker:
+        await looker.compare(SETTINGS, NOON)
+        await looker.compare(later, NOON + 10.0)
+        await looker.compare(SETTINGS, NOON + 20.0)
+        await looker.compare(later, NOON + 30.0)  # it was away, and is known
+    (event,) = await database.read(list_alarms, limit=9)
+    assert (event.event, event.arm, event.at) == ("new", "later", NOON + 10.0)
+    found = faded(table_of({}), ["small", "large", "later"], NOON / 3600.0, Memory(), await database.read(restarts))
+    assert found.arrived == {"later"}
+    assert found.variance_factor.tolist() == [1.0, 1.0, 1.0]
 
 
 async def test_a_new_version_begins_its_past_anew_and_a_price_does_not(database):
