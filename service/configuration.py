@@ -3,7 +3,7 @@
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec.structs import fields
 
+from bandit.catalogue import AnyPolicy
 from bandit.linear import LinearThompson
 from bandit.policies import Policy
 from bandit.pooled import PooledThompson
@@ -41,7 +42,7 @@ def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
         path = DEFAULT_FILE
         if not path.exists():
             return Settings()
-    return settings_from_toml(_read(path), environ, name=str(path))
+    return settings_from_toml(read_text(path), environ, name=str(path))
 
 
 def settings_from_toml(text: str, environ: Mapping[str, str], name: str = "armwise.toml") -> Settings:
@@ -55,16 +56,20 @@ def settings_from_toml(text: str, environ: Mapping[str, str], name: str = "armwi
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError([_syntax(name, text, str(error))]) from None
     mistakes: list[str] = []
-    settings = _with_priors(build(Settings, raw, "", mistakes), mistakes)
+    settings = build(Settings, raw, "", mistakes)
+    settings = msgspec.structs.replace(settings, policies=with_priors(settings.policies, mistakes))
     mistakes += check(settings, environ)
     if mistakes:
         raise ConfigurationError(mistakes)
     return settings
 
 
-def _with_priors(settings: Settings, mistakes: list[str]) -> Settings:
-    """The settings with the prior files in them that policies name: a decision is repeated from the settings alone."""
-    policies = list(settings.policies)
+def with_priors(policies: Sequence[AnyPolicy], mistakes: list[str]) -> tuple[AnyPolicy, ...]:
+    """Policies with the prior files in them that they name: a decision is repeated from the settings alone.
+
+    What is wrong in a prior file is added to `mistakes`.
+    """
+    found = list(policies)
     for index, policy in enumerate(policies):
         if isinstance(policy, PooledThompson | LinearThompson) and policy.prior_file:
             try:
@@ -72,11 +77,16 @@ def _with_priors(settings: Settings, mistakes: list[str]) -> Settings:
             except ConfigurationError as error:
                 mistakes += [f"`policies[{index}].prior_file`: {mistake}" for mistake in error.mistakes]
             else:
-                policies[index] = msgspec.structs.replace(policy, prior=prior)
-    return msgspec.structs.replace(settings, policies=tuple(policies))
+                found[index] = msgspec.structs.replace(policy, prior=prior)
+    return tuple(found)
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a settings file.
+
+    Raises:
+        ConfigurationError: it cannot be read.
+    """
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -1,9 +1,7 @@
 """`armwise evaluate`, `replay` and `report`: what other policies would have been worth, told from the own log."""
 # ruff: noqa: PLC0415 - a command imports only what it runs
 
-import asyncio
 import os
-import re
 import sys
 import time
 from collections import Counter
@@ -14,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from service.errors import ConfigurationError
-from service.prior_cli import config_option
+from service.options import config_option, look, seconds
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -25,22 +23,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_UNITS_S = {"m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str) -> float:
-    """How long ago, written like `7d`, `12h`."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
-    if not found:
-        raise click.BadParameter(f"{value!r} is no time: expected a number with m, h, d or w, such as 7d.")
-    return float(found[1]) * _UNITS_S[found[2]]
-
-
 FILE = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 since_option = click.option(
     "--since",
-    callback=_seconds,
+    callback=seconds,
     metavar="TIME",
     default="7d",
     show_default=True,
@@ -102,8 +89,8 @@ def replay(
     """Take the decisions of the log again: by another policy, at other prices, or to see that they repeat."""
     import msgspec
 
+    from service.candidates import read_prices
     from service.evaluating import at_prices, derived_again, gather, replayed
-    from service.replaying import read_prices
 
     if prices and (file or names):
         raise click.UsageError("Give candidates or --prices, one of both.")
@@ -152,8 +139,8 @@ def _read_settings(config: Path | None) -> "Settings":
 
 def _candidates(settings: "Settings", file: Path | None, names: Sequence[str]) -> "Sequence[Policy]":
     """The policies of the file, else of the settings; with names only those."""
+    from service.candidates import read_policies
     from service.mistakes import suggestion
-    from service.replaying import read_policies
 
     if file is None and not names:
         raise click.UsageError("Give candidates: --policy FILE, or --name of a policy in the settings.")
@@ -179,12 +166,7 @@ def _span(settings: "Settings", since: float, given: Mapping[str, Any]) -> "Span
 
 def _with_log(settings: "Settings", span: "Span", work: "Callable[[Connection, Callable[[int], object]], T]") -> T:
     """Do `work`, which only reads, on one view of the configured database, with a bar of decisions on stderr."""
-    from service.database import Database, migrate
     from service.decision_log import count_decisions
-    from service.setup import database_url
-
-    url = database_url(settings.database, os.environ)
-    migrate(url)
 
     def reading(connection: "Connection") -> T:
         count = count_decisions(connection, span.since, span.until)
@@ -192,14 +174,7 @@ def _with_log(settings: "Settings", span: "Span", work: "Callable[[Connection, C
         with click.progressbar(length=length, label="Reading decisions", file=sys.stderr) as bar:
             return work(connection, bar.update)
 
-    async def run() -> T:
-        database = Database(url, 1, command_timeout_s=None)
-        try:
-            return await database.read(reading)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
+    return look(settings, reading)
 
 
 def _about(span: "Span", left_out: Mapping[str, int]) -> dict[str, Any]:

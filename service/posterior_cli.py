@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.vocabulary import TASK_TYPES
+from service.options import config_option
 
 if TYPE_CHECKING:
     from bandit.vocabulary import TaskType
@@ -18,11 +19,6 @@ if TYPE_CHECKING:
 
 _DAY_S = 86_400.0
 
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
-)
 task_option = click.option(
     "--task", "task_type", type=click.Choice(TASK_TYPES), help="Only this task type. Default: all."
 )

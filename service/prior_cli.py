@@ -1,19 +1,18 @@
 """`armwise prior`: what is known of the models before any feedback, from public outcomes or from the own log."""
 # ruff: noqa: PLC0415 - a command imports only what it runs
 
-import asyncio
 import os
-import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from service.errors import ArmwiseError, ConfigurationError, UnusableData
+from service.options import config_option, look, seconds
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -23,28 +22,9 @@ if TYPE_CHECKING:
     from service.prior_sources import Found
     from service.settings import Settings
 
-T = TypeVar("T")
-
-_UNITS_S = {"m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 _LISTED = 20  # models that are named when they are left out
 
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
-)
-
 _OUTCOMES_MASS = 300.0  # best in replays of five public sets (docs/decisions/0013)
-
-
-def _seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
-    """How long ago, written like `30d`, `12h`."""
-    if value is None:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
-    if not found:
-        raise click.BadParameter(f"{value!r} is no time: expected a number with m, h, d or w, such as 30d.")
-    return float(found[1]) * _UNITS_S[found[2]]
 
 
 @click.group()
@@ -57,7 +37,7 @@ def prior() -> None:
 @click.argument("outcomes", nargs=-1, type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @click.option("--from-log", is_flag=True, help="Learn from the own decisions and their ratings instead of files.")
 @click.option(
-    "--since", metavar="TIME", callback=_seconds, help="With --from-log: ratings of the last 30d, 12h ... Default: all."
+    "--since", metavar="TIME", callback=seconds, help="With --from-log: ratings of the last 30d, 12h ... Default: all."
 )
 @click.option(
     "--model",
@@ -187,29 +167,11 @@ def _from_log(settings: "Settings", since: float, found: "Found") -> "PriorTable
             return prior_from_ratings(ratings_in(connection, arms, since, found, bar.update))
 
     try:
-        table = _read(settings, work)
+        table = look(settings, work)
     except ValueError as error:
         left = f" Ratings of models that are not configured: {_counted(found.left_out)}." if found.left_out else ""
         raise UnusableData(f"The log: {error}.{left} Labels come by POST /v1/feedback.") from error
     return msgspec.structs.replace(table, source=f"own log: {found.used.total():,} ratings")
-
-
-def _read(settings: "Settings", work: "Callable[[Connection], T]") -> T:
-    """Do `work` on the configured database, without keeping a service from writing meanwhile."""
-    from service.database import Database, migrate
-    from service.setup import database_url
-
-    url = database_url(settings.database, os.environ)
-    migrate(url)
-
-    async def run() -> T:
-        database = Database(url, 1)
-        try:
-            return await database.read(work)
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
 
 
 def _remarks(found: "Found", missing: Sequence[str], *, from_log: bool) -> Iterator[str]:

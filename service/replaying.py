@@ -1,16 +1,13 @@
 """What another policy would have drawn on the decisions of the log, each time knowing no more than was known then."""
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, case, select
 
-from bandit.catalogue import AnyPolicy
 from bandit.channels import Calibration, Pairs, pairs_of
 from bandit.eligibility import split
 from bandit.history import ArmRestart, Memory, faded
@@ -22,17 +19,13 @@ from service import store
 from service.alarms import list_alarms, restart_of
 from service.beliefs import decode
 from service.calibrations import calibration
-from service.checks import check
 from service.configuration import settings_from_content
 from service.decide import USER_SPECIFIED, Decision, Repeated, redecide
 from service.decision_log import Entry
-from service.errors import ConfigurationError, UnusableData
+from service.errors import UnusableData
 from service.explain import policies_of
 from service.fitting import fitted
 from service.knowledge import Knowledge
-from service.mistakes import build
-from service.priors import read_prior
-from service.settings import NotNegative, Section, Settings
 from service.tables import rewards
 
 REFIT_S = 3600.0  # a learning policy is fitted after so much time of the log,
@@ -43,85 +36,6 @@ _HOUR_S, _DAY_S = 3600.0, 86_400.0
 _NEVER_LEARN = (Fixed, Random, StaticTier, Rules)
 _EVERY_ALARM = 1_000_000
 NO_PRICES: Mapping[str, Mapping[str, float]] = MappingProxyType({})
-
-
-# What may be asked for
-
-
-class PolicyFile(Section, frozen=True, kw_only=True):
-    """A file of candidates."""
-
-    policies: tuple[AnyPolicy, ...] = ()
-
-
-class Price(Section, frozen=True, kw_only=True):
-    """Other prices of a model; those left out stay as they are."""
-
-    name: str
-    price_in: NotNegative | None = None
-    price_out: NotNegative | None = None
-    price_cached_in: NotNegative | None = None
-
-
-class PriceFile(Section, frozen=True, kw_only=True):
-    """A file of prices."""
-
-    models: tuple[Price, ...] = ()
-
-
-def read_policies(path: Path, settings: Settings, environ: Mapping[str, str]) -> tuple[Policy, ...]:
-    """The policies in a file of `[[policies]]`, checked against the configured models.
-
-    Raises:
-        ConfigurationError: with every mistake in it.
-    """
-    mistakes: list[str] = []
-    found = list(build(PolicyFile, _toml(path), "", mistakes).policies)
-    if not found and not mistakes:
-        mistakes.append("holds no [[policies]]; expected at least one, as in armwise.toml")
-    for index, policy in enumerate(found):
-        if file := getattr(policy, "prior_file", ""):
-            try:
-                found[index] = msgspec.structs.replace(policy, prior=read_prior(Path(file)))
-            except ConfigurationError as error:
-                mistakes += [f"`policies[{index}].prior_file`: {mistake}" for mistake in error.mistakes]
-    if not mistakes:
-        routing = msgspec.structs.replace(settings.routing, policy="")
-        mistakes = check(msgspec.structs.replace(settings, policies=tuple(found), routing=routing), environ)
-    if mistakes:
-        raise ConfigurationError([f"{path}: {mistake}" for mistake in mistakes])
-    return tuple(found)
-
-
-def read_prices(path: Path, settings: Settings) -> dict[str, dict[str, float]]:
-    """By configured model, its prices in a file of `[[models]]` that differ from its own.
-
-    Raises:
-        ConfigurationError: with every mistake in it.
-    """
-    mistakes: list[str] = []
-    found = build(PriceFile, _toml(path), "", mistakes).models
-    known = {model.name for model in settings.models}
-    if not found and not mistakes:
-        mistakes.append("holds no [[models]]; expected at least one, with `name` and prices")
-    mistakes += [f"no model `{price.name}` is configured" for price in found if price.name not in known]
-    if mistakes:
-        raise ConfigurationError([f"{path}: {mistake}" for mistake in mistakes])
-    return {
-        price.name: {
-            name: value for name, value in msgspec.structs.asdict(price).items() if name != "name" and value is not None
-        }
-        for price in found
-    }
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError([f"{path}: cannot be read: {error.strerror}"]) from None
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError([f"{path}: is not TOML: {error}"]) from None
 
 
 # What was known when

@@ -1,0 +1,56 @@
+"""What several commands share: options, and a look at the configured database."""
+
+import asyncio
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from service.settings import Settings
+
+T = TypeVar("T")
+
+_UNITS_S = {"m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+
+config_option = click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
+)
+
+
+def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    """How long ago, written like `7d`, `12h`; None where nothing is said."""
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([mhdw])", value)
+    if not found:
+        raise click.BadParameter(f"{value!r} is no time: expected a number with m, h, d or w, such as 7d.")
+    return float(found[1]) * _UNITS_S[found[2]]
+
+
+def look(settings: "Settings", work: "Callable[[Connection], T]") -> T:
+    """Do `work`, which only reads and may take long, on one view of the configured, migrated database.
+
+    A service may write meanwhile.
+    """
+    from service.database import Database, migrate  # noqa: PLC0415 - a command imports only what it runs
+    from service.setup import database_url  # noqa: PLC0415
+
+    url = database_url(settings.database, os.environ)
+    migrate(url)
+
+    async def run() -> T:
+        database = Database(url, 1, command_timeout_s=None)
+        try:
+            return await database.read(work)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())
