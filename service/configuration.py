@@ -113,11 +113,6 @@ def settings_content(settings: Settings) -> str:
     return msgspec.json.encode(settings, order="deterministic").decode()
 
 
-def settings_from_content(content: str) -> Settings:
-    """The settings that `settings_content` wrote; equal to them."""
-    return msgspec.json.decode(content, type=Settings)
-
-
 def settings_version(settings: Settings) -> str:
     """The name of the settings' content: 16 hexadecimal digits, equal for equal settings."""
     return blake2b(settings_content(settings).encode(), digest_size=8).hexdigest()

@@ -15,11 +15,11 @@ from bandit.vocabulary import TASK_TYPES, Arm
 from service.decide import Repeated
 from service.decision_log import Collector, Columns, Tick, Vector, entries, explored
 from service.errors import UnusableData
-from service.replaying import NOTHING_KNOWN, Hindsight, Past, Stored, learns, read_past, repriced
+from service.replaying import NOTHING_KNOWN, Hindsight, Past, learns, read_past
 from service.settings import Settings
+from service.stored import Stored, repriced
 
 NOT_CONFIGURED = "no model of it is configured"
-NOT_STORED = "its settings or beliefs are not stored"
 RANDOM = "random"
 _NAMED = 20  # decisions that are named when they come out differently
 
@@ -243,8 +243,8 @@ def at_prices(
     collector = Collector({arm: repriced(found, prices) for arm, found in arms_of(settings).items()})
     for entry in explored(entries(connection, span.since, span.until, tick=tick), left_out, span.logged_by):
         target = stored.draw(entry.decision)
-        if target is None:
-            left_out[NOT_STORED] += 1
+        if isinstance(target, str):
+            left_out[target] += 1
             continue
         collector.add(entry, {name: target})
         if span.limit and len(collector) >= span.limit:

@@ -5,18 +5,15 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from bandit.policies import Policy
+from bandit.vocabulary import Trade
 from service import store
-from service.beliefs import decode
-from service.configuration import settings_from_content
-from service.decide import Decision, redecide
+from service.decide import Decision
 from service.errors import NotFound
-from service.settings import Settings
-from service.setup import safe_policy_of
+from service.stored import Stored
 
 
 def explain(connection: Connection, decision_id: str, key_id: str | None = None) -> dict[str, Any]:
-    """The decision with its attempts and rewards, and whether it repeats bit for bit.
+    """The decision with its attempts and rewards, and whether it repeats bit for bit; else the reason why not.
 
     `key_id` None: an admin; else only decisions of that key are shown.
 
@@ -26,44 +23,35 @@ def explain(connection: Connection, decision_id: str, key_id: str | None = None)
     row: Any = store.decision(connection, decision_id)
     if row is None or (key_id is not None and row["key_id"] != key_id):
         raise NotFound(f"No decision has the id `{decision_id[:80]}`.", code="not_found")
-    decision = msgspec.json.decode(row["detail"], type=Decision)
+    try:
+        decision = msgspec.json.decode(row["detail"], type=Decision)
+    except msgspec.ValidationError as error:
+        told = msgspec.json.decode(row["detail"], type=dict[str, Any])
+        why = f"this version cannot read the decision: {error}"
+        derived: dict[str, Any] = {"repeated": {"same": False, "why": why}, "trade": []}
+    else:
+        told, derived = msgspec.to_builtins(decision), _derived(Stored(connection), decision)
     return {
-        **msgspec.to_builtins(decision),
-        "served_arm": row["served_arm"] or decision.choice.arm,
+        **told,
+        "served_arm": row["served_arm"] or row["arm"],
         "attempts": store.attempts_of(connection, [decision_id]),
         "rewards": store.rewards_of(connection, [decision_id]),
-        "repeated": repeated(connection, decision),
-        "trade": trade(connection, decision),
+        **derived,
     }
 
 
-def trade(connection: Connection, decision: Decision) -> list[dict[str, Any]]:
-    """What each eligible model offered, quality for money; empty for policies that do not weigh it."""
-    config = store.config_content(connection, decision.config_version)
-    content = store.belief_content(connection, decision.choice.beliefs_version)
-    if config is None or content is None or decision.method != "auto":
-        return []
-    settings = settings_from_content(config)
-    models = {model.name: model.arm() for model in settings.models}
-    choice, policy = decision.choice, policies_of(settings)[decision.choice.policy]
-    arms = [models[name] for name in choice.arms]
-    return [msgspec.to_builtins(row) for row in policy.trade(decision.profile, arms, decode(content), choice.terms)]
-
-
-def repeated(connection: Connection, decision: Decision) -> dict[str, Any]:
-    """The decision taken again from the settings and beliefs it was stored with."""
-    config = store.config_content(connection, decision.config_version)
-    content = store.belief_content(connection, decision.choice.beliefs_version)
-    if config is None or content is None:
-        missing = "settings" if config is None else "beliefs"
-        return {"same": False, "why": f"the {missing} it was taken on are not stored"}
-    settings = settings_from_content(config)
-    arms = {model.name: model.arm() for model in settings.models if model.enabled}
-    again = redecide(decision, arms, policies_of(settings), decode(content))
-    return {"same": again.same, **msgspec.to_builtins(again.choice)}
-
-
-def policies_of(settings: Settings) -> dict[str, Policy]:
-    """The policies by name, with the one that decides when learning cannot."""
-    safe = safe_policy_of(settings)
-    return {safe.name: safe, **{policy.name: policy for policy in settings.policies}}
+def _derived(stored: Stored, decision: Decision) -> dict[str, Any]:
+    """The decision taken again, and what each eligible model offered where the policy weighs quality for money."""
+    again, inputs = stored.again(decision), stored.inputs(decision)
+    if isinstance(again, str) or isinstance(inputs, str):
+        return {"repeated": {"same": False, "why": again}, "trade": []}
+    trade: tuple[Trade, ...] = ()
+    if decision.method == "auto":
+        arms, policies, beliefs = inputs
+        choice = decision.choice
+        weighed = [arms[name] for name in choice.arms]
+        trade = policies[choice.policy].trade(decision.profile, weighed, beliefs, choice.terms)
+    return {
+        "repeated": {"same": again.same, **msgspec.to_builtins(again.choice)},
+        "trade": [msgspec.to_builtins(row) for row in trade],
+    }

@@ -5,25 +5,20 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, case, select
 
 from bandit.channels import Calibration, Pairs, pairs_of
-from bandit.eligibility import split
 from bandit.history import ArmRestart, Memory, faded
 from bandit.policies import Fixed, Policy, Random, Rules, StaticTier
 from bandit.posteriors import Beliefs, CellKey, Counts, counts_of
-from bandit.selection import choose, seed_of
+from bandit.selection import choose
 from bandit.vocabulary import EXPLICIT_CHANNELS, FREE, Arm, PromptProfile, Reward, TaskType
 from service import store
 from service.alarms import list_alarms, restart_of
-from service.beliefs import decode
 from service.calibrations import calibration
-from service.configuration import settings_from_content
-from service.decide import USER_SPECIFIED, Decision, Repeated, redecide
+from service.decide import Decision
 from service.decision_log import Entry
 from service.errors import UnusableData
-from service.explain import policies_of
 from service.fitting import fitted
 from service.knowledge import Knowledge
 from service.tables import rewards
@@ -232,57 +227,3 @@ class Hindsight:
                     "Candidates may be pooled_thompson, thompson and policies that do not learn."
                 )
             self._knowledge.take_fit("", policy.name, contents)
-
-
-# What was stored
-
-
-class Stored:
-    """Settings and beliefs that decisions were taken on, each read once; with other prices, where some are given."""
-
-    def __init__(self, connection: Connection, prices: Mapping[str, Mapping[str, float]] = NO_PRICES) -> None:
-        self._connection = connection
-        self._prices = prices
-        self._settings = lru_cache(maxsize=64)(self._read_settings)
-        self._beliefs = lru_cache(maxsize=4096)(self._read_beliefs)
-
-    def again(self, decision: Decision) -> Repeated | str:
-        """A decision taken again from what it was taken on; or why it cannot be."""
-        known, beliefs = self._settings(decision.config_version), self._beliefs(decision.choice.beliefs_version)
-        if known is None or beliefs is None:
-            return f"the {'settings' if known is None else 'beliefs'} it was taken on are not stored"
-        if decision.method != USER_SPECIFIED and decision.choice.policy not in known[1]:
-            return f"the policy {decision.choice.policy} is not in the settings it was taken on"
-        return redecide(decision, *known, beliefs)
-
-    def draw(self, decision: Decision) -> dict[str, float] | None:
-        """The probabilities that a decision's own policy has at these prices; None: not stored, or no model is left."""
-        known, beliefs = self._settings(decision.config_version), self._beliefs(decision.choice.beliefs_version)
-        if known is None or beliefs is None or decision.choice.policy not in known[1]:
-            return None
-        arms, policies = known
-        eligible, _ = split(list(arms.values()), decision.profile, decision.limits)
-        if not eligible:
-            return None
-        choice = choose(
-            policies[decision.choice.policy], decision.profile, eligible, beliefs, seed_of(decision.id),
-            terms=decision.choice.terms, max_explore=decision.max_explore,
-        )  # fmt: skip
-        return dict(zip(choice.arms, choice.probabilities, strict=True))
-
-    def _read_settings(self, version: str) -> tuple[dict[str, Arm], dict[str, Policy]] | None:
-        content = store.config_content(self._connection, version)
-        if content is None:
-            return None
-        settings = settings_from_content(content)
-        arms = {model.name: repriced(model.arm(), self._prices) for model in settings.models if model.enabled}
-        return arms, policies_of(settings)
-
-    def _read_beliefs(self, version: str) -> Beliefs | None:
-        content = store.belief_content(self._connection, version)
-        return None if content is None else decode(content)
-
-
-def repriced(arm: Arm, prices: Mapping[str, Mapping[str, float]]) -> Arm:
-    """A model at other prices, where there are some for it."""
-    return msgspec.structs.replace(arm, **prices.get(arm.name, {}))
