@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from bandit.history import Cell
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs, CellKey, Counts, Estimate, evidence_from
-from bandit.vocabulary import Channel, PromptProfile
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptProfile
 from service import store
 from service.beliefs import Contents, decode, encode, encode_estimates
 from service.controls import InForce
@@ -24,6 +24,7 @@ from service.writer import Writer
 _SWAP_EVERY_S = 0.5  # decisions within this time are taken on the same snapshot: few versions to store
 _LOOK_BACK_S = 30.0  # how far clocks and long transactions of other processes may put a change into the past
 _FIRST_SPAN_H = 24 * 8
+_TASKS, _TIERS = frozenset(TASK_TYPES), frozenset(PROMPT_TIERS)
 
 
 class Knowledge:
@@ -133,19 +134,20 @@ class Knowledge:
         self._sums.clear()
         self._cells.clear()
         self.ledger.clear()
-        for cell, counts in older.items():
+        for cell, counts in _usable(older).items():
             self._add(cell, counts)
         self.fold(cells or {})
 
     def fold(self, deltas: Mapping[CellKey, Counts]) -> None:
         """Add what a commit of our own added."""
-        for cell, delta in deltas.items():
+        for cell, delta in _usable(deltas).items():
             self._add(cell, delta)
             if cell.hour >= self._horizon:
                 self._cells[cell] = self._cells.get(cell, Counts()).plus(delta)
 
     def replace(self, cells: Mapping[CellKey, Counts]) -> None:
         """Take over cells as they stand in the database. Must be called in the writer's order, like `fold`."""
+        cells = _usable(cells)
         unknown = [cell.hour for cell in cells if cell.hour < self._horizon]
         if unknown:  # an hour changed that was taken for closed: read everything, and keep such hours apart
             self._span_h = 2 * (self._horizon + self._span_h - min(unknown))
@@ -221,3 +223,12 @@ class Knowledge:
         known = believed.estimates
         found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
         return self._contents.keep_estimates({**known, **found})
+
+
+def _usable(cells: Mapping[CellKey, Counts]) -> Mapping[CellKey, Counts]:
+    """The cells whose words and counts we know; others are a newer version's, or damage, of which `watching` tells."""
+    return {
+        cell: counts
+        for cell, counts in cells.items()
+        if cell.task_type in _TASKS and cell.tier in _TIERS and all(type(one) is int for one in (cell.hour, *counts))
+    }
