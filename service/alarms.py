@@ -1,6 +1,9 @@
 """What changed about models, in the database: found by a detector, told by the owner, or seen in the settings."""
 
+import logging
 import secrets
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -11,6 +14,8 @@ from bandit.drift import ON_ALARM, ON_EVENT, Alarm, Direction, Event, Restart, S
 from bandit.history import ArmRestart
 from bandit.vocabulary import TaskType
 from service.tables import alarms
+
+log = logging.getLogger("armwise")
 
 AlarmEvent = Literal["detected"] | Event
 
@@ -115,7 +120,7 @@ def list_alarms(connection: Connection, *, limit: int, arm: str | None = None) -
     statement = select(alarms).order_by(alarms.c.at.desc(), alarms.c.id.desc()).limit(limit)
     if arm is not None:
         statement = statement.where(alarms.c.arm == arm)
-    return [_row(found) for found in connection.execute(statement).mappings()]
+    return _rows(connection.execute(statement).mappings())
 
 
 def restarts(connection: Connection) -> tuple[ArmRestart, ...]:
@@ -124,11 +129,23 @@ def restarts(connection: Connection) -> tuple[ArmRestart, ...]:
     For `bandit.drift.kept`: the cells themselves are never changed.
     """
     found = connection.execute(select(alarms).order_by(alarms.c.hour, alarms.c.at, alarms.c.id)).mappings()
-    return tuple(ArmRestart(row.arm, row.hour, restart_of(row)) for row in map(_row, found))
+    return tuple(ArmRestart(row.arm, row.hour, restart_of(row)) for row in _rows(found))
 
 
-def _row(found: Any) -> AlarmRow:
-    return msgspec.convert({str(name): value for name, value in found.items()}, AlarmRow)
+def _rows(found: Iterable[Any]) -> list[AlarmRow]:
+    """Rows as changes. One that this version cannot read, as a newer one wrote it, is passed over and told once."""
+    rows = []
+    for row in found:
+        try:
+            rows.append(msgspec.convert({str(name): value for name, value in row.items()}, AlarmRow))
+        except msgspec.ValidationError as error:
+            _tell_unreadable(str(row["id"]), str(error))
+    return rows
+
+
+@lru_cache(maxsize=1024)
+def _tell_unreadable(alarm_id: str, error: str) -> None:
+    log.error("the change %s of a model cannot be read and is passed over: %s", alarm_id, error)
 
 
 def _new_id() -> str:
