@@ -169,6 +169,7 @@ async def _refresh(parts: Parts) -> None:
     while True:
         await asyncio.sleep(parts.setup.settings.database.refresh_s)
         try:
+            await reload_keys(parts)  # first: a revoked key must end, whatever becomes of learning
             await parts.reload_controls()
             await parts.knowledge.refresh(parts.writer)
             found = parts.knowledge.controls.restarts(await parts.database.read(restarts))
@@ -176,7 +177,6 @@ async def _refresh(parts: Parts) -> None:
             if time.time() - measured_at >= _MEASURE_EVERY_S:
                 measured_at = time.time()
                 await parts.fitting.measure(parts.database, parts.setup)
-            await reload_keys(parts)
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
