@@ -14,7 +14,7 @@ from sqlalchemy import Connection, func, select
 from bandit.channels import Calibration
 from bandit.history import ArmRestart, faded
 from bandit.posteriors import Counts, Evidence
-from bandit.vocabulary import TASK_TYPES, Channel, PromptTier, TaskType
+from bandit.vocabulary import CHANNELS, TASK_TYPES, Channel, PromptTier, TaskType
 from service import store
 from service.alarms import restarts
 from service.beliefs import decode
@@ -89,8 +89,8 @@ def counted_now(connection: Connection, asked: Asked, setup: Setup) -> Saved:
     """What was counted of the cells that are meant: from now on it counts no more."""
     forgotten: dict[TaskType, dict[str, dict[Channel, Counts]]] = {}
     for (_, arm, task_name, _tier, channel), counts in store.sum_cells(connection, "").items():
-        task: TaskType = msgspec.convert(task_name, TaskType)
-        if task in asked.task_types and asked.model in (None, arm):
+        task = next((known for known in asked.task_types if known == task_name), None)
+        if task is not None and channel in CHANNELS and asked.model in (None, arm):
             channels = forgotten.setdefault(task, {}).setdefault(arm, {})
             channels[channel] = channels.get(channel, Counts()).plus(counts)
     arms = {arm for of_task in forgotten.values() for arm in of_task} | {model.name for model in setup.settings.models}
