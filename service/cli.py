@@ -13,6 +13,7 @@ from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
 from service.posterior_cli import posterior
 from service.prior_cli import prior
+from service.quiz_cli import quiz
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -55,6 +56,7 @@ def main() -> None:
 main.add_command(classify)
 main.add_command(classifier)
 main.add_command(prior)
+main.add_command(quiz)
 main.add_command(posterior)
 main.add_command(evaluate)
 main.add_command(replay)

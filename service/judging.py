@@ -9,7 +9,7 @@ import logging
 import re
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -106,12 +106,40 @@ def can_be_judged(ended: "Ended", said: Said, model: AnyModel) -> bool:
         return False
     if said.tool_calls or not said.text.strip():
         return False
-    contents = (message.content for message in ended.request.messages)
+    return only_words(ended.request)
+
+
+def only_words(request: ChatRequest) -> bool:
+    """Whether a request holds no images, files or sounds: of those the judge would see nothing."""
+    contents = (message.content for message in request.messages)
     return all(part.type == "text" for content in contents if isinstance(content, list) for part in content)
 
 
-def _prompt(judge: Judge, request: ChatRequest, said: Said) -> str:
-    return filled(judge.prompt or TEMPLATE, question_of(request), said.text)
+class Verdict(NamedTuple):
+    """What the judge said of one answer."""
+
+    mark: float | None  # in [0, 1]; None: it gave none that can be read
+    cost_usd: float
+
+
+async def verdict_on(providers: Providers, model: AnyModel, judge: Judge, request: ChatRequest, answer: str) -> Verdict:
+    """Ask `model` for its mark of an answer, as `judge` says.
+
+    Raises:
+        UpstreamFailure: it gave no verdict.
+    """
+    prompt = await asyncio.to_thread(_prompt, judge, request, answer)
+    body = {"model": model.upstream_model, "messages": [{"role": "user", "content": prompt}]}
+    limited = {**body, "max_tokens": judge.max_tokens} if judge.max_tokens else body
+    raw = await providers.of(model).complete(model, msgspec.json.encode(limited))
+    verdict = said_in_reply(decode_reply(raw))
+    usage = verdict.usage or Usage(estimated_tokens(prompt), estimated_tokens(verdict.text))
+    cost = call_cost(model.arm(), usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
+    return Verdict(mark_in(verdict.text), cost)
+
+
+def _prompt(judge: Judge, request: ChatRequest, answer: str) -> str:
+    return filled(judge.prompt or TEMPLATE, question_of(request), answer)
 
 
 class Judging:
@@ -167,14 +195,7 @@ class Judging:
     async def _measured(self, model: AnyModel, ended: "Ended", said: Said, why: str) -> Measurement | None:
         """The judge's mark; None when it gave none that can be read."""
         judge = ended.setup.settings.judge
-        prompt = await asyncio.to_thread(_prompt, judge, ended.request, said)
-        body = {"model": model.upstream_model, "messages": [{"role": "user", "content": prompt}]}
-        limited = {**body, "max_tokens": judge.max_tokens} if judge.max_tokens else body
-        raw = await self._providers.of(model).complete(model, msgspec.json.encode(limited))
-        verdict = said_in_reply(decode_reply(raw))
-        usage = verdict.usage or Usage(estimated_tokens(prompt), estimated_tokens(verdict.text))
-        cost = call_cost(model.arm(), usage.prompt_tokens, usage.completion_tokens, usage.cached_tokens)
-        mark = mark_in(verdict.text)
+        mark, cost = await verdict_on(self._providers, model, judge, ended.request, said.text)
         self._metrics.verdict("unreadable" if mark is None else "marked", cost)
         if mark is None:
             return None
