@@ -60,10 +60,10 @@ class Exchange:
         self.watch = DisconnectWatch(self.request)
         decision = await self._decide(key.id)
         self.decision = decision
-        self.parts.metrics.decided(decision)
-        self.parts.budgets.drawn(self.setup, decision, decision.created_at)
-        storing = parts.begin_storing(self.chat, decision, self.setup)
+        parts.metrics.decided(decision)
         try:
+            parts.budgets.drawn(self.setup, decision, decision.created_at)
+            storing = parts.begin_storing(self.chat, decision, self.setup)
             if self.chat.stream:
                 return await self._stream(decision, fields, storing)
             answer = await self._plain(decision, fields, storing)
@@ -79,10 +79,15 @@ class Exchange:
             self.watch.forgive()
             raise UpstreamFailure("cancelled", "The client went away.", status=499) from None
         except BaseException:
-            self.watch.stop()
+            self._give_up(decision)
             raise
         self.watch.stop()
         return answer
+
+    def _give_up(self, decision: Decision) -> None:
+        """A fault of ours: what the request did cost is not known, so what was expected stays counted."""
+        self.watch.stop()
+        self.parts.budgets.settled(decision.id, decision.expected_usd, 0.0)
 
     async def _decide(self, key_id: str) -> Decision:
         try:

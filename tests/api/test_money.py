@@ -15,6 +15,7 @@ from service import store
 from service.accounts import NANO, Name
 from service.auth import key_row, new_key
 from service.database import Database
+from service.providers import Providers
 from service.settings import Budgets, Learning, OpenAICompatibleModel, SimulatedModel
 from tests.api.asking import ask, asked
 
@@ -163,3 +164,21 @@ async def test_late_replies_are_kept_to_their_share(run):
     _, state = service.parts.budgets.lateness(policy)
     assert state.requests == 110
     assert state.spent_usd > 5
+
+
+class Broken(Providers):
+    """Providers with a fault of our own in them."""
+
+    def of(self, model):
+        raise RuntimeError("a fault of ours")
+
+
+async def test_a_request_that_failed_by_our_fault_is_not_remembered_for_ever(run):
+    service = run(models=(CHEAP,), policies=(costly(objective="budget", usd_per_request=1.0),))
+    sound, service.parts.providers = service.parts.providers, Broken()
+    async with aiohttp.ClientSession(service.url) as http:
+        for stream in (False, True):
+            assert (await asked(http, stream=stream)).status == 500
+        service.parts.providers = sound
+        assert service.parts.budgets._expected == {}
+        await ask(http)
