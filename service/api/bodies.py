@@ -45,6 +45,13 @@ def decoded(body: bytes, kind: type[T] | Any) -> T:
     return value
 
 
+async def decoded_off_loop(body: bytes, kind: type[T] | Any) -> T:
+    """A body that may be large, as `kind`; otherwise as `decoded`."""
+    if len(body) > _LARGE_BODY:
+        return await asyncio.to_thread(decoded, body, kind)
+    return decoded(body, kind)
+
+
 def bad_request(error: Exception, body: bytes) -> BadRequest:
     """What is wrong with a body, in OpenAI's terms."""
     if not isinstance(error, msgspec.ValidationError):

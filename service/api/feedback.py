@@ -8,7 +8,7 @@ from litestar import Request, Response, post
 from msgspec import Meta
 
 from bandit.vocabulary import Channel
-from service.api.bodies import FeedbackOperation, decoded
+from service.api.bodies import FeedbackOperation, decoded_off_loop
 from service.calibrations import HEURISTICS_SOURCE
 from service.decide import made_at
 from service.errors import BadRequest, Gone, NotAllowed, NotFound, RequestError, Unprocessable
@@ -17,6 +17,7 @@ from service.parts import Parts
 from service.settings import Rewards
 
 _THUMBS = {"up": 1.0, "down": 0.0}
+_MOST_AT_ONCE = 1_000  # in one call: they are learned in one transaction, for which everybody else's writes wait
 Text = Annotated[str, Meta(max_length=256)]
 
 
@@ -35,6 +36,9 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     comment: Annotated[str, Meta(max_length=10_000)] = ""
     tags: dict[str, Text] = {}
     dryrun: bool = False
+
+
+Given = Feedback | Annotated[list[Feedback], Meta(max_length=_MOST_AT_ONCE)]
 
 
 def reading(feedback: Feedback) -> tuple[float, Channel]:
@@ -141,7 +145,7 @@ async def give_feedback(request: Request[Any, Any, Any]) -> Response[dict[str, A
     """Teach: the feedback is committed before this answers 200. The same again changes nothing; a change replaces."""
     parts: Parts = request.app.state.parts
     key = parts.keyring.allow(request.headers, request.client, "feedback")
-    given: Feedback | list[Feedback] = decoded(await request.body(), Feedback | list[Feedback])
+    given: Feedback | list[Feedback] = await decoded_off_loop(await request.body(), Given)
     rewards = parts.setup.settings.rewards
     now = time.time()
     key_id = None if key.may("admin") else key.id

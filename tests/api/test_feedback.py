@@ -77,6 +77,16 @@ async def test_users_and_sources_count_apart(http):
     assert (await cell(http, reply["routing"]))["n"] == 3
 
 
+async def test_a_list_holds_a_thousand_at_most(http):
+    reply = await ask(http)
+    one = {"decision_id": reply["id"], "value": True, "comment": "x" * 200}  # together large enough for a thread
+    status, answer = await give(http, [one] * 1_001)
+    assert (status, answer["error"]["message"]) == (400, "Invalid request: Expected `array` of length <= 1000.")
+    status, answer = await give(http, [one] * 1_000)
+    assert status == 200
+    assert [result["status"] for result in answer["results"]] == ["recorded"] + ["unchanged"] * 999
+
+
 async def test_a_list_is_taken_in_one_call(http):
     first, second = await ask(http), await ask(http)
     bodies = [{"decision_id": reply["id"], "value": True} for reply in (first, second)]
