@@ -87,6 +87,12 @@ def test_a_long_prompt_is_repeated_only_word_for_word(repeats):
     assert repeats.seen("key/ann", document + " Who signed it?", "third", 1100.0).decision_id == "first"
 
 
+def test_a_very_long_prompt_is_compared_as_it_stands(repeats):
+    document = f"{LONG}. " * 200
+    assert signal(repeats, document, f"{document}") == "same_question_again"
+    assert signal(repeats, document.upper(), f" {document.upper()}") is None
+
+
 def test_principals_are_apart(repeats):
     repeats.seen("key/ann", QUESTION, "first", 1000.0)
     assert repeats.seen("key/bob", QUESTION, "second", 1001.0) is None
