@@ -16,7 +16,7 @@ from service.errors import StorageUnavailable
 from service.learn import Measurement
 from service.parts import Parts
 from service.profiles import estimated_tokens
-from service.quality import Finding
+from service.quality import Exchange, Finding
 from service.quality.examine import examine, reward_of
 from service.replies import Said, exchange_of, said_in_stream
 from service.setup import Setup
@@ -26,7 +26,7 @@ log = logging.getLogger("armwise")
 
 QUALITY_METRIC = "quality"
 _LARGE_STREAM = 100_000  # bytes of events from which a stream's copy is read in a thread: about 0.4 ms of work
-_LARGE_REPLY = 8_000  # characters from which the heuristics read a reply in a thread: likewise
+_LARGE_EXCHANGE = 8_000  # characters from which the heuristics read prompt and reply in a thread: likewise
 _SAY_NOTHING_OF_QUALITY = frozenset({"cancelled", "rejected", "credentials", "unknown_model", "unsupported"})
 
 
@@ -125,7 +125,7 @@ async def measured(parts: Parts, ended: Ended, said: Said) -> list[Measurement]:
             continue
         is_last = attempt is ended.attempts[-1]
         exchange = exchange_of(ended.request, said if is_last else Said(), failure)
-        large = len(exchange.reply) > _LARGE_REPLY
+        large = _characters(exchange) > _LARGE_EXCHANGE
         findings = await asyncio.to_thread(examine, exchange, quality) if large else examine(exchange, quality)
         if failure and not any(finding.hard for finding in findings):
             continue  # the heuristic for failures is switched off
@@ -137,6 +137,12 @@ async def measured(parts: Parts, ended: Ended, said: Said) -> list[Measurement]:
         if is_last and not any(finding.hard for finding in findings):
             measurements.append(reading_of(parts, ended, findings, arm=attempt.arm))
     return measurements
+
+
+def _characters(exchange: Exchange) -> int:
+    return sum(map(len, (exchange.prompt, exchange.system, exchange.reply))) + sum(
+        len(call.arguments) for call in exchange.tool_calls
+    )
 
 
 def reading_of(parts: Parts, ended: Ended, findings: list[Finding], *, arm: str) -> Measurement:

@@ -33,7 +33,7 @@ def examine(exchange: Exchange, settings: Quality) -> list[Finding]:
     """Everything the switched-on heuristics have against a reply.
 
     Never raises, and takes bounded time: at most 20,000 characters at each end of the texts are read. Below 0.1 ms for
-    a reply of usual length; from 8,000 characters on, call it in a thread.
+    texts of usual length; from 8,000 characters of prompt and reply on, call it in a thread.
     """
     if not settings.enabled:
         return []
