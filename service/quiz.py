@@ -111,15 +111,10 @@ def _key(asked: Asked, metric: str) -> store.RewardKey:
 
 def marks_of(connection: Connection, every: Sequence[Asked], marking: Marking) -> dict[str, float]:
     """By id, the marks that are stored already and were given as they would be now."""
-    stored: Mapping[store.RewardKey, Mapping[str, Any]] = store.rewards_by_key(
-        connection, sorted({_key(asked, marking.metric) for asked in every})
-    )
-    marks = {}
-    for asked in every:
-        row = stored.get(_key(asked, marking.metric))
-        if row is not None and _by(row["detail"]) == marking.by(asked.posed.question):
-            marks[asked.id] = float(row["value"])
-    return marks
+    by = {asked.id: marking.by(asked.posed.question) for asked in every}
+    rows: Sequence[Mapping[str, Any]] = store.rewards_of(connection, sorted(by))
+    ours = [row for row in rows if (row["metric"], row["source"]) == (marking.metric, QUIZ_SOURCE)]
+    return {row["decision_id"]: row["value"] for row in ours if _by(row["detail"]) == by[row["decision_id"]]}
 
 
 def _by(detail: str) -> str:
