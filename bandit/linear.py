@@ -74,6 +74,19 @@ def features(profile: PromptProfile, dims: int = MOST_DIMS) -> list[float]:
     ]  # fmt: skip
 
 
+def typical(labelled: Labelled) -> dict[TaskType, Array]:
+    """Mean features of the prompts of each task type, shape (PLAIN + MOST_DIMS,); without any, those of all prompts."""
+    all_of_them = labelled.x.mean(axis=0) if len(labelled.x) else np.zeros(PLAIN + MOST_DIMS)
+    found = {}
+    for index, task in enumerate(TASK_TYPES):
+        mine = labelled.task == index
+        x = labelled.x[mine].mean(axis=0) if mine.any() else all_of_them.copy()
+        x[: 1 + len(TASK_TYPES)] = 0.0
+        x[[0, 1 + index]] = 1.0
+        found[task] = x
+    return found
+
+
 def counted(
     labelled: Labelled, arms: Sequence[str], now: float, memory: Memory, restarts: Sequence[ArmRestart]
 ) -> Array:
@@ -185,7 +198,7 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
 
     boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
     active: int = 8  # so many arms of highest mean + 1 sd are drawn by their chance of being best
-    floor: float = 0.01  # share of traffic that is spread: half evenly over the active arms, half over all
+    floor: float = 0.004  # share of traffic that is spread: half evenly over the active arms, half over all
     strength: float = 50.0  # the prior mean of an arm's quality counts as many labels
     vector_dims: int = 0  # numbers of the classifier's vector that are features, at most 32
     prior_means: PriorMeans = PriorMeans()
@@ -229,16 +242,24 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
 
     def predicted(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> tuple[Array, Array]:
         """Mean and standard deviation of every arm's quality on this prompt; of an arm never worked out, the prior."""
-        known = [beliefs.regressions.get(arm.name) for arm in arms]
-        found = [one for one in known if one is not None]
-        x = np.array(features(profile, len(found[0].mean) - PLAIN if found else self.vector_dims))
-        mean = np.array([self.prior_mean(arm, profile.task_type, profile.tier) for arm in arms])
-        sd = np.full(len(arms), (x * x @ variances(len(x), self.variance)) ** 0.5)
-        if found:
-            own, factor = _unpacked(tuple(found))
-            measured = np.array([one is not None for one in known])
-            mean[measured] += own @ x
-            sd[measured] = np.sqrt(((x @ factor) ** 2).sum(axis=1))
+        return self.predicted_at(np.array(features(profile)), profile.task_type, profile.tier, arms, beliefs)
+
+    def predicted_at(
+        self, x: Array, task_type: TaskType, tier: PromptTier, arms: Sequence[Arm], beliefs: Beliefs
+    ) -> tuple[Array, Array]:
+        """`predicted` for a prompt of these features, shape (PLAIN + MOST_DIMS,)."""
+        mean = np.array([self.prior_mean(arm, task_type, tier) for arm in arms])
+        seen = x[: PLAIN + self.vector_dims]
+        sd = np.full(len(arms), (seen * seen @ variances(len(seen), self.variance)) ** 0.5)
+        by_size: dict[int, dict[int, Regression]] = {}  # held ones may know more of a prompt, or less
+        for index, arm in enumerate(arms):
+            if (one := beliefs.regressions.get(arm.name)) is not None:
+                by_size.setdefault(len(one.mean), {})[index] = one
+        for size, found in by_size.items():
+            own, factor = _unpacked(tuple(found.values()))
+            mine, seen = list(found), x[:size]
+            mean[mine] += own @ seen
+            sd[mine] = np.sqrt(((seen @ factor) ** 2).sum(axis=1))
         return mean, sd
 
     def probabilities(

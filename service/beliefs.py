@@ -68,6 +68,13 @@ class Contents:
         self._remember(beliefs, content)
         return beliefs
 
+    def keep_regressions(self, regressions: Mapping[str, Regression]) -> Beliefs:
+        """Remember regressions as content; returns the beliefs it describes."""
+        content = encode_regressions(regressions)
+        beliefs = Beliefs(version(content), {}, {}, regressions)
+        self._remember(beliefs, content)
+        return beliefs
+
     def keep(self, content: str) -> Beliefs:
         """Remember a content; returns the beliefs it describes."""
         beliefs = decode(content)

@@ -31,11 +31,14 @@ _PROMPTS_PAGE = 50
 
 _KEY = (rewards.c.created_at, rewards.c.decision_id, rewards.c.metric, rewards.c.source, rewards.c.user)
 _newest = (
-    select(*_KEY, rewards.c.arm, rewards.c.value, rewards.c.weight, rewards.c.hour, rewards.c.task_type, rewards.c.tier)
+    select(
+        *_KEY, rewards.c.arm, rewards.c.value, rewards.c.weight, rewards.c.hour, rewards.c.task_type, rewards.c.tier,
+        rewards.c.updated_at,
+    )
     .where(rewards.c.channel.in_(sorted(EXPLICIT_CHANNELS)), rewards.c.namespace == "")
     .order_by(*(column.desc() for column in _KEY))
     .limit(_PAGE)
-)
+)  # fmt: skip
 _TASK: dict[str, int] = {name: index for index, name in enumerate(TASK_TYPES)}
 _TIER: dict[str, int] = {name: index for index, name in enumerate(PROMPT_TIERS)}
 
@@ -54,10 +57,26 @@ class Label(NamedTuple):
     hour: int
     task_type: str
     tier: str
+    updated_at: float
 
 
 Labels = dict[tuple[str, ...], Label]  # by the key of a reward
 Prompts = dict[str, NDArray[np.float64] | None]  # features by decision; None: not stored, or not to be read
+
+
+class Dated(NamedTuple):
+    """Labels, newest first, with the times at which they were given and from which on they stood as they do."""
+
+    labelled: Labelled
+    created_at: NDArray[np.float64]  # (n,)
+    known_at: NDArray[np.float64]  # (n,): a corrected one from its correction on
+
+    def before(self, now: float, half_life_days: float) -> Labelled:
+        """What was to be learned from at a time."""
+        since = now - _HALF_LIVES * half_life_days * _DAY_S
+        rows = np.flatnonzero((self.known_at < now) & (self.created_at >= since))[:MOST_LABELS]
+        columns = {name: getattr(self.labelled, name)[rows] for name in Labelled._fields if name != "arms"}
+        return self.labelled._replace(**columns)
 
 
 class _Told(msgspec.Struct):
@@ -112,11 +131,34 @@ class Contexts:
         return found
 
 
+def dated_labels(connection: Connection, since: float, half_life_days: float) -> Dated:
+    """What could be learned from at `since` (seconds since 1970 UTC), and all labels that came later."""
+    found: list[Label] = []
+    oldest, before = since - _HALF_LIVES * half_life_days * _DAY_S, None
+    while len(found) < MOST_LABELS or found[-MOST_LABELS].created_at >= since:
+        page = _labels_page(connection, oldest, before)
+        found += page
+        if len(page) < _PAGE:
+            break
+        before = page[-1]
+    prompts: Prompts = {}
+    ids = _unknown(found, {})
+    for start in range(0, len(ids), _PROMPTS_PAGE):
+        some = ids[start : start + _PROMPTS_PAGE]
+        prompts |= _read_prompts(some, _details(connection, some))
+    rows = [label for label in found if prompts[label.decision_id] is not None]
+    return Dated(
+        _columns({label[1:5]: label for label in rows}, prompts),
+        np.array([label.created_at for label in rows], dtype=np.float64),
+        np.array([max(label.created_at, label.updated_at) for label in rows], dtype=np.float64),
+    )
+
+
 def _labels_page(connection: Connection, since: float, before: Label | None) -> list[Label]:
     statement = _newest.where(rewards.c.created_at >= since)
     if before is not None:
         statement = statement.where(tuple_(*_KEY) < tuple(before[: len(_KEY)]))
-    return [Label(*row) for row in connection.execute(statement)]
+    return [Label._make(row) for row in connection.execute(statement)]
 
 
 def _details(connection: Connection, decision_ids: Sequence[str]) -> dict[str, str]:

@@ -3,8 +3,9 @@
 import math
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated, Any
 
 import msgspec
@@ -13,15 +14,17 @@ from sqlalchemy import Connection, func, select
 
 from bandit.channels import Calibration
 from bandit.history import ArmRestart, faded
-from bandit.posteriors import Counts, Evidence
+from bandit.linear import LinearThompson, counted, typical
+from bandit.posteriors import Beliefs, Counts, Evidence, Regression
 from bandit.vocabulary import CHANNELS, TASK_TYPES, Channel, PromptTier, TaskType
 from service import store
 from service.alarms import restarts
 from service.beliefs import decode
 from service.calibrations import calibration
+from service.contexts import dated_labels
 from service.controls import Action, ByTier, Control, InForce, Saved, current, insert_control
 from service.errors import NotFound, Unprocessable
-from service.fitting import fitted
+from service.fitting import fitted, regressed
 from service.knowledge import Knowledge
 from service.mistakes import suggestion
 from service.setup import Setup
@@ -72,17 +75,49 @@ def check(asked: Asked, setup: Setup, in_force: InForce) -> None:
 def believed_now(asked: Asked, setup: Setup, knowledge: Knowledge, now: float) -> Saved:
     """What every policy believes of the cells that are meant."""
     wanted = [asked.model] if asked.model is not None else [arm.name for arm in setup.arms]
-    estimates: dict[str, dict[TaskType, ByTier]] = {}
-    for policy in setup.policies.values():
-        for (task, tier), believed in knowledge.fit("", policy.name).items():
-            known = {arm: believed.estimates[arm] for arm in wanted if arm in believed.estimates}
-            if known and task in asked.task_types:
-                estimates.setdefault(policy.name, {}).setdefault(task, {})[tier] = known
+    found = fitted_now(setup.policies, asked.task_types, wanted, knowledge)
     evidence = {}
     for task in asked.task_types:
         snapshot = knowledge.beliefs("", task, now, fresh=True)
         evidence[task] = {arm: snapshot.of(arm) for arm in wanted}
-    return Saved(estimates=estimates, evidence=evidence)
+    return msgspec.structs.replace(found, evidence=evidence)
+
+
+def fitted_now(
+    policies: Iterable[str], task_types: Collection[TaskType], wanted: Sequence[str], knowledge: Knowledge
+) -> Saved:
+    """The last fits of policies, as far as they are of these task types and models."""
+    held = _Held(wanted)
+    for policy in policies:
+        for (task, tier), believed in knowledge.fit("", policy).items():
+            if task in task_types:
+                held.add(policy, task, tier, believed)
+    return held.saved()
+
+
+class _Held:
+    """Gathers estimates and regressions that are to be held; regressions, which are large, once each."""
+
+    def __init__(self, wanted: Sequence[str] | None) -> None:
+        self._wanted = wanted  # None: all models
+        self.estimates: dict[str, dict[TaskType, ByTier]] = {}
+        self.linear: dict[str, dict[TaskType, str]] = {}
+        self._regressions: dict[str, dict[str, Regression]] = {}
+
+    def add(self, policy: str, task: TaskType, tier: PromptTier, believed: Beliefs) -> None:
+        """Take in what is believed in one cell."""
+        wanted = {*believed.estimates, *believed.regressions} if self._wanted is None else set(self._wanted)
+        if estimates := {arm: one for arm, one in believed.estimates.items() if arm in wanted}:
+            self.estimates.setdefault(policy, {}).setdefault(task, {})[tier] = estimates
+        if weights := {arm: one for arm, one in believed.regressions.items() if arm in wanted}:
+            self._regressions[believed.version] = weights
+            self.linear.setdefault(policy, {})[task] = believed.version
+
+    def saved(self) -> Saved:
+        """All that was gathered."""
+        used = {version for tasks in self.linear.values() for version in tasks.values()}
+        regressions = {version: weights for version, weights in self._regressions.items() if version in used}
+        return Saved(estimates=self.estimates, regressions=regressions, linear=self.linear)
 
 
 def counted_now(connection: Connection, asked: Asked, setup: Setup) -> Saved:
@@ -137,23 +172,23 @@ def believed_at(connection: Connection, asked: Asked, setup: Setup) -> Saved:
     """
     when = moment(connection, asked.to)
     contents = _contents_at(connection, when, asked.task_types)
-    estimates: dict[str, dict[TaskType, ByTier]] = {}
+    held = _Held(None if asked.model is None else (asked.model,))
     evidence: dict[TaskType, dict[str, Evidence]] = {}
     for policy, task, tier, content in contents:
         believed = decode(content)
-        if believed.estimates:
-            found = {arm: one for arm, one in believed.estimates.items() if asked.model in (None, arm)}
-            estimates.setdefault(policy, {}).setdefault(task, {})[tier] = found
+        if believed.estimates or believed.regressions:
+            held.add(policy, task, tier, believed)
         elif not content.startswith("["):
             wanted = {*believed.evidence, *(arm.name for arm in setup.arms)}
             evidence[task] = {arm: believed.of(arm) for arm in sorted(wanted) if asked.model in (None, arm)}
-    if not estimates and not evidence:
+    saved = held.saved()
+    if not saved.estimates and not saved.linear and not evidence:
         raise NotFound(
             f"No decision up to {shown(when)} is stored for these task types, so there is nothing to return to; "
             "`armwise posterior list` shows the versions that are.",
             param="to",
         )
-    return Saved(estimates=estimates, evidence=evidence, to=asked.to)
+    return msgspec.structs.replace(saved, evidence=evidence, to=asked.to)
 
 
 def _contents_at(
@@ -221,7 +256,12 @@ def knowledge_of(connection: Connection, setup: Setup, now: float) -> Knowledge:
     names, memory = [arm.name for arm in setup.arms], setup.settings.learning.memory
     history = faded(knowledge.ledger.table(""), names, now / 3600.0, memory, changes, known)
     for policy in setup.policies.values():
-        if policy.fits:
+        if isinstance(policy, LinearThompson):
+            labelled = dated_labels(connection, now, memory.label_half_life_days).labelled
+            knowledge.typical = typical(labelled)
+            weigh = partial(counted, labelled, names, now / 3600.0, memory, changes)
+            knowledge.take_fit("", policy.name, regressed(policy, setup.arms, labelled, weigh, history))
+        elif policy.fits:
             knowledge.take_fit("", policy.name, fitted(policy, setup.arms, history))
     return knowledge
 

@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 from sqlalchemy import Connection, func, insert, select
 
 from bandit.drift import Restart
 from bandit.history import ArmRestart, Cell
-from bandit.posteriors import Counts, Estimate, Evidence, evidence_from
-from bandit.vocabulary import Channel, PromptTier, TaskType
+from bandit.linear import MOST_DIMS, PLAIN
+from bandit.posteriors import Counts, Estimate, Evidence, Regression, evidence_from
+from bandit.vocabulary import PROMPT_TIERS, Channel, PromptTier, TaskType
 from service.alarms import restart_hour
 from service.tables import controls
 
@@ -25,6 +27,7 @@ FORGET = Restart(label_keep=0.0, heuristic_keep=0.0)
 
 _MOST = 100.0  # of a mean or a standard deviation of quality, however rough
 _MOST_LABELS = 1e15
+_HALF = "<f2"  # what a regression's factor is stored in
 
 ByTier = dict[PromptTier, dict[str, Estimate]]
 
@@ -34,6 +37,8 @@ class Saved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     estimates: dict[str, dict[TaskType, ByTier]] = {}  # held ones: policy, task type, tier, arm
     evidence: dict[TaskType, dict[str, Evidence]] = {}  # held: task type, arm
+    regressions: dict[str, dict[str, Regression]] = {}  # held: version, arm
+    linear: dict[str, dict[TaskType, str]] = {}  # policy, task type: the version of the regressions that are held
     forgotten: dict[TaskType, dict[str, dict[Channel, Counts]]] = {}  # what was counted when it was reset
     arms: tuple[str, ...] = ()  # that were reset
     to: str = ""  # what was rolled back to, as it was asked for
@@ -63,6 +68,7 @@ class InForce(msgspec.Struct, frozen=True, kw_only=True):
     off: Control | None = None  # the kill switch
     estimates: Mapping[tuple[str, Cell], Mapping[str, Estimate]] = {}  # held ones, by policy and cell
     evidence: Mapping[str, Mapping[str, Evidence]] = {}  # held, by task type
+    regressions: Mapping[tuple[str, TaskType], Mapping[str, Regression]] = {}  # held, by policy and task type
     forgotten: Mapping[str, Mapping[str, Mapping[Channel, Counts]]] = {}
     resets: tuple[ArmRestart, ...] = ()
     since: Mapping[tuple[TaskType, str], Control] = {}  # held cells, and what holds them
@@ -71,6 +77,13 @@ class InForce(msgspec.Struct, frozen=True, kw_only=True):
     def restarts(self, found: Sequence[ArmRestart]) -> tuple[ArmRestart, ...]:
         """Changes of models, and what the owner reset, oldest first."""
         return tuple(sorted([*found, *self.resets], key=lambda one: one.hour))
+
+    def held_cells(self, policy: str) -> set[Cell]:
+        """Cells of a policy in which something is held."""
+        tasks = {task for name, task in self.regressions if name == policy}
+        return {cell for name, cell in self.estimates if name == policy} | {
+            (task, tier) for task in tasks for tier in PROMPT_TIERS
+        }
 
     def held_in(self, policy: str, cell: Cell) -> Mapping[str, Estimate]:
         """Held estimates of one cell of a policy."""
@@ -109,6 +122,7 @@ def fold(rows: Sequence[Control], mark: tuple[int, int] = (0, 0)) -> InForce:
         off=state.off,
         estimates=state.estimates,
         evidence=state.evidence,
+        regressions=state.regressions,
         forgotten=state.forgotten,
         resets=tuple(state.resets),
         since=state.since,
@@ -130,7 +144,22 @@ def _read(row: Control) -> Saved:
     for arm, seen in ((arm, seen) for of_task in saved.evidence.values() for arm, seen in of_task.items()):
         if not all(abs(number) <= _MOST_LABELS for number in msgspec.structs.astuple(seen)):
             raise ValueError(f"found {seen} for {arm}, expected at most {_MOST_LABELS:g} labels")
+    for by_arm in saved.regressions.values():
+        for arm, regression in by_arm.items():
+            if not _sound(regression):
+                raise ValueError(f"found weights for {arm} that are no regression's, expected {PLAIN} or more numbers")
+    if missing := {key for tasks in saved.linear.values() for key in tasks.values()} - saved.regressions.keys():
+        raise ValueError(f"found no regressions of the versions {sorted(missing)}")
     return saved
+
+
+def _sound(regression: Regression) -> bool:
+    size = len(regression.mean)
+    if not PLAIN <= size <= PLAIN + MOST_DIMS or len(regression.factor) != size * (size + 1):
+        return False
+    return all(abs(weight) <= _MOST for weight in regression.mean) and bool(
+        np.isfinite(np.frombuffer(regression.factor, dtype=_HALF)).all()
+    )
 
 
 class _State:
@@ -140,6 +169,7 @@ class _State:
         self.off: Control | None = None
         self.estimates: dict[tuple[str, Cell], dict[str, Estimate]] = {}
         self.evidence: dict[str, dict[str, Evidence]] = {}
+        self.regressions: dict[tuple[str, TaskType], dict[str, Regression]] = {}
         self.forgotten: dict[str, dict[str, dict[Channel, Counts]]] = {}
         self.since: dict[tuple[TaskType, str], Control] = {}
         self.resets: list[ArmRestart] = []
@@ -168,16 +198,23 @@ class _State:
             self.evidence.setdefault(task, {}).update(of_task)
             self.since |= {(task, arm): row for arm in of_task}
 
+        for policy, versions in saved.linear.items():
+            for task, key in versions.items():
+                self.regressions.setdefault((policy, task), {}).update(saved.regressions[key])
+                self.since |= {(task, arm): row for arm in saved.regressions[key]}
+
     def _release(self, row: Control) -> None:
         self.since = {cell: held for cell, held in self.since.items() if not row.meets(*cell)}
         for (policy, cell), by_arm in list(self.estimates.items()):
-            kept = {arm: one for arm, one in by_arm.items() if not row.meets(cell[0], arm)}
-            if kept:
-                self.estimates[policy, cell] = kept
-            else:
+            self.estimates[policy, cell] = {arm: one for arm, one in by_arm.items() if not row.meets(cell[0], arm)}
+            if not self.estimates[policy, cell]:
                 del self.estimates[policy, cell]
-        for task, of_task in self.evidence.items():
-            self.evidence[task] = {arm: one for arm, one in of_task.items() if not row.meets(task, arm)}
+        for (policy, task), weights in list(self.regressions.items()):
+            self.regressions[policy, task] = {arm: one for arm, one in weights.items() if not row.meets(task, arm)}
+            if not self.regressions[policy, task]:
+                del self.regressions[policy, task]
+        for task_name, of_task in self.evidence.items():
+            self.evidence[task_name] = {arm: one for arm, one in of_task.items() if not row.meets(task_name, arm)}
 
 
 def newer(connection: Connection, mark: tuple[int, int]) -> tuple[list[Control], tuple[int, int]] | None:

@@ -12,7 +12,7 @@ from functools import partial
 
 from bandit.channels import Calibration
 from bandit.history import ArmRestart, Cell, History, Memory, faded
-from bandit.linear import Array, Labelled, LinearThompson, counted
+from bandit.linear import Array, Labelled, LinearThompson, counted, typical
 from bandit.policies import Policy
 from bandit.pooled import PooledThompson
 from bandit.posteriors import Beliefs
@@ -144,6 +144,7 @@ class Fitting:
         except StorageUnavailable:
             self._changes = -1  # look again soon, though nothing new is learned
             raise
+        self._knowledge.typical = await asyncio.to_thread(typical, labelled)
         weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, self._restarts)
         return await asyncio.to_thread(regressed, policy, arms, labelled, weigh, history)
 

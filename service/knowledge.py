@@ -7,15 +7,17 @@ read each second. Counts are integers and both ways pass the writer's queue, so 
 import time
 from collections.abc import Callable, Mapping
 
+import numpy as np
 from msgspec.structs import replace
+from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from bandit.history import Cell
 from bandit.policies import Policy
-from bandit.posteriors import Beliefs, CellKey, Counts, Estimate, evidence_from
-from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptProfile
+from bandit.posteriors import Beliefs, CellKey, Counts, Estimate, Regression, evidence_from
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptProfile, TaskType
 from service import store
-from service.beliefs import Contents, decode, encode, encode_estimates
+from service.beliefs import Contents, decode, encode, encode_estimates, encode_regressions
 from service.controls import InForce
 from service.ledger import Ledger, cells_by_week
 from service.store import SumKey
@@ -51,6 +53,7 @@ class Knowledge:
         self._fits: dict[tuple[str, str], dict[Cell, Beliefs]] = {}  # namespace, policy
         self._fitted: dict[tuple[str, str], Mapping[Cell, str]] = {}  # likewise, without what the owner holds
         self.controls = InForce()
+        self.typical: Mapping[TaskType, NDArray[np.float64]] = {}  # features of prompts, as linear policies see them
 
     def beliefs(self, namespace: str, task_type: str, now: float, *, fresh: bool = False) -> Beliefs:
         """The snapshot to decide on; at most 0.5 s older than the last commit, with `fresh` not at all."""
@@ -79,7 +82,8 @@ class Knowledge:
         for fit in self._fits.values():
             for beliefs in fit.values():
                 if beliefs.version == version:
-                    return encode_estimates(beliefs.estimates)
+                    linear = beliefs.regressions
+                    return encode_regressions(linear) if linear else encode_estimates(beliefs.estimates)
         raise KeyError(version)
 
     def believed(self, policy: Policy, namespace: str, profile: PromptProfile, now: float) -> Beliefs:
@@ -96,10 +100,14 @@ class Knowledge:
     def take_fit(self, namespace: str, policy: str, contents: Mapping[Cell, str]) -> None:
         """Decide on this fit from now on: cell to the content of its beliefs. What the owner holds stays as it is."""
         self._fitted[namespace, policy] = contents
-        held = {cell for name, cell in self.controls.estimates if name == policy and namespace == ""}
+        held = self.controls.held_cells(policy) if namespace == "" else set()
         fit = {cell: self._contents.keep(content) for cell, content in contents.items() if cell not in held}
+        made: list[tuple[str | None, Mapping[str, Regression], Beliefs]] = []
         for cell in held:
-            fit[cell] = self._with_held(contents.get(cell), self.controls.held_in(policy, cell))
+            content, weights = contents.get(cell), self.controls.regressions.get((policy, cell[0]), {})
+            known = next((b for c, held_ones, b in made if weights and c is content and held_ones == weights), None)
+            fit[cell] = known or self._with_held(content, self.controls.held_in(policy, cell), weights)
+            made.append((content, weights, fit[cell]))
         self._fits[namespace, policy] = fit
 
     def control(self, controls: InForce) -> None:
@@ -108,7 +116,7 @@ class Knowledge:
             return
         self.controls = controls
         self._stale.update(self._sums, self._snapshots)
-        policies = {("", policy) for policy, _ in controls.estimates}
+        policies = {("", policy) for policy, _ in [*controls.estimates, *controls.regressions]}
         for namespace, policy in {*self._fitted, *policies}:
             self.take_fit(namespace, policy, self._fitted.get((namespace, policy), {}))
 
@@ -215,11 +223,16 @@ class Knowledge:
             return self._contents.keep(encode(self.controls.evidence_of(task_type, arms)))
         return self._contents.keep(encode({arm: evidence_from(channels) for arm, channels in arms.items()}))
 
-    def _with_held(self, content: str | None, held: Mapping[str, Estimate]) -> Beliefs:
-        """A cell's beliefs with held qualities in them; how long replies are, and how late, is not held."""
+    def _with_held(
+        self, content: str | None, held: Mapping[str, Estimate], weights: Mapping[str, Regression]
+    ) -> Beliefs:
+        """A cell's beliefs with held qualities, or weights, in them; how long replies are, and how late, is not held.
+
+        When another kind of policy took the name, what is held for the former one does not concern it.
+        """
         believed = decode(content) if content is not None else Beliefs()
-        if content is not None and believed.regressions:  # another kind of policy took the name: it has no such cells
-            return self._contents.keep(content)
+        if believed.regressions or (content is None and weights):
+            return self._contents.keep_regressions({**believed.regressions, **weights})
         known = believed.estimates
         found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
         return self._contents.keep_estimates({**known, **found})

@@ -6,18 +6,19 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv
 
+from bandit.linear import LinearThompson, features
 from bandit.pooled import PooledThompson
-from bandit.posteriors import Beliefs, Beta, beta_of
+from bandit.posteriors import Beliefs, Beta, Estimate, beta_of
 from bandit.selection import probability_of_best
 from bandit.thompson import Thompson
-from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, PromptTier, TaskType
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, PromptProfile, PromptTier, TaskType
 from service.knowledge import Knowledge
 from service.setup import Setup
 
 INTERVAL = 0.95
 
 
-Learner = Thompson | PooledThompson
+Learner = Thompson | PooledThompson | LinearThompson
 
 
 def learner_of(setup: Setup, name: str | None) -> Learner:
@@ -33,10 +34,14 @@ def learner_of(setup: Setup, name: str | None) -> Learner:
 def _betas(
     learner: Learner, setup: Setup, knowledge: Knowledge, beliefs: Beliefs, task: TaskType, tier: PromptTier | None
 ) -> list[Beta]:
-    """One for each arm; without a tier all tiers count alike."""
+    """One for each arm; without a tier all tiers count alike. Of a linear policy: on the task type's typical prompt."""
     if isinstance(learner, Thompson):
         return [learner.posterior(arm, beliefs, tier) for arm in setup.arms]
     fit, tiers = knowledge.fit("", learner.name), PROMPT_TIERS if tier is None else (tier,)
+    if isinstance(learner, LinearThompson):
+        x = knowledge.typical.get(task, np.array(features(PromptProfile(task_type=task, tier="medium"))))
+        known = [learner.predicted_at(x, task, one, setup.arms, fit.get((task, one), Beliefs())) for one in tiers]
+        return [beta_of([Estimate(float(mean[k]), float(sd[k])) for mean, sd in known]) for k in range(len(setup.arms))]
     return [
         beta_of([learner.estimate(arm, task, one, fit.get((task, one), Beliefs())) for one in tiers])
         for arm in setup.arms
