@@ -291,22 +291,6 @@ def monotone_weights(
     return MonotoneWeights(rounded[0], tuple(rounded[1:]))
 
 
-def label_weights(labelled: NDArray[np.bool_], strata: ArrayLike) -> Vector:
-    """Weight (n,) of each call's label, so that strata that answer more often do not speak for all.
-
-    `labelled` (n,) says which calls were labelled, `strata` (n,) what the calls are told apart by (task type, tier,
-    reading). Inverse probability of a label in the stratum, its rate being smoothed by ten calls at the common rate,
-    relative to the mean over labelled calls and clipped to [1/3, 3].
-    """
-    answered = np.asarray(labelled, dtype=float)
-    if not answered.any():
-        return np.ones(len(answered))
-    _, stratum = np.unique(np.asarray(strata), return_inverse=True)
-    calls, labels = np.bincount(stratum), np.bincount(stratum, weights=answered)
-    inverse = ((calls + 10.0) / (labels + 10.0 * answered.mean()))[stratum]
-    return np.asarray(np.clip(inverse / inverse[answered > 0.0].mean(), 1.0 / 3.0, 3.0))
-
-
 def rate_alarms(labels: Vector, calls: Vector, *, margin: float = 0.2, chance: float = 0.001) -> NDArray[np.bool_]:
     """Arms (K,) whose calls are labelled more often or more rarely than the others', by surely more than 20 %.
 
@@ -334,26 +318,51 @@ class Estimate(NamedTuple):
     variance: float
 
 
-def ppi(y: Vector, h_labelled: Vector, h_others: Vector) -> Estimate:
-    """Mean quality of all calls, from labelled ones (n,) with their readings and the readings of the N others.
+class Rated(NamedTuple):
+    """Sums over calls with a label y and a reading h."""
+
+    n: float = 0.0
+    y: float = 0.0
+    h: float = 0.0
+    yy: float = 0.0
+    yh: float = 0.0
+    hh: float = 0.0
+
+
+class Unrated(NamedTuple):
+    """Sums over calls with a reading h and no label."""
+
+    n: float = 0.0
+    h: float = 0.0
+    hh: float = 0.0
+
+
+def ppi(rated: Rated, others: Unrated) -> Estimate:
+    """Mean quality of all calls, from labelled ones with their readings and the readings of the N others.
 
     Unbiased for any heuristic when labels are missing at random; no worse than the labels' mean when n is large. With
-    fewer than two labels the variance is infinite; calls with a number that is not finite are left out.
+    fewer than two labels the variance is infinite. Sums that are not finite count as nothing.
 
     Source: Angelopoulos, Duchi and Zrnic, "PPI++: Efficient Prediction-Powered Inference", 2023, with the weight
     w = Cov(y, h)/Var(h)/(1 + n/N).
     """
-    fine = np.isfinite(y) & np.isfinite(h_labelled)
-    y, h, others = y[fine], h_labelled[fine], h_others[np.isfinite(h_others)]
-    n, others_n = len(y), len(others)
-    if n < 2:
-        return Estimate(float(y.mean()) if n else 0.5, math.inf)
-    spread = float(h.var(ddof=1))
-    if others_n < 2 or spread < 1e-12:
-        return Estimate(float(y.mean()), float(y.var(ddof=1)) / n)
-    weight = float(np.cov(y, h)[0, 1]) / spread / (1.0 + n / others_n)
-    mean = float(y.mean() + weight * (others.mean() - h.mean()))
-    return Estimate(mean, float((y - weight * h).var(ddof=1) / n + weight**2 * others.var(ddof=1) / others_n))
+    n, y, h, yy, yh, hh = rated if all(map(math.isfinite, rated)) else Rated()
+    if n < 2.0:
+        return Estimate(y / n if n > 0.0 else 0.5, math.inf)
+    mean_y, mean_h = y / n, h / n
+    var_y, cov, var_h = (_moment(*part, n) for part in ((yy, y, y), (yh, y, h), (hh, h, h)))
+    if not all(map(math.isfinite, others)) or others.n < 2.0 or var_h < 1e-12:
+        return Estimate(mean_y, max(var_y, 0.0) / n)
+    weight = cov / var_h / (1.0 + n / others.n)
+    left = max(var_y - 2.0 * weight * cov + weight**2 * var_h, 0.0)
+    unseen = max(_moment(others.hh, others.h, others.h, others.n), 0.0)
+    mean = mean_y + weight * (others.h / others.n - mean_h)
+    return Estimate(mean, left / n + weight**2 * unseen / others.n)
+
+
+def _moment(product: float, one: float, other: float, n: float) -> float:
+    """Sample covariance from sums."""
+    return (product - one * other / n) / (n - 1.0)
 
 
 def influence(said: float, limit: float = 5.0) -> float:
@@ -363,16 +372,3 @@ def influence(said: float, limit: float = 5.0) -> float:
     (1.0, 0.0)
     """
     return min(1.0, max(0.0, limit - said))
-
-
-def user_entropy_weight(ups: float, downs: float) -> float:
-    """Weight in [0, 1] of a user's labels: near 0 for one who always says the same, 1 for one who says both equally.
-
-    Entropy, in bits, of the user's share of ups with one of each added (Laplace).
-
-    >>> user_entropy_weight(3, 3)
-    1.0
-    """
-    up, down = (min(max(0.0, count), 1e12) + 1.0 for count in (ups, downs))
-    share = up / (up + down)
-    return -(share * math.log2(share) + (1.0 - share) * math.log2(1.0 - share))

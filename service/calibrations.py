@@ -26,7 +26,8 @@ NEWEST = 20_000  # labelled calls that teach the weights; replies that reports l
 
 _DAY_S = 86_400.0
 _LABELS = sorted(EXPLICIT_CHANNELS)
-_PEOPLES = ("thumb", "score")  # labels whose influence is capped; failures are not a person's word
+PEOPLES = ("thumb", "score")  # labels whose influence is capped; failures are not a person's word
+MACHINES = ("judge", "quiz")  # sources of marks that no person gave
 _KEY = (calibrations.c.namespace, calibrations.c.task_type, calibrations.c.arm, calibrations.c.version)
 _SUMS = (calibrations.c.n, calibrations.c.y, calibrations.c.h, calibrations.c.yy, calibrations.c.yh)
 
@@ -146,7 +147,7 @@ class Influence:
             rewards.c.arm == arm,
             rewards.c.created_at >= day * _DAY_S,
             rewards.c.created_at < (day + 1) * _DAY_S,
-            rewards.c.channel.in_(_PEOPLES),
+            rewards.c.channel.in_(PEOPLES),
             text("\"user\" <> '' AND weight > 0"),  # in the words of the index
         )
         return {
@@ -282,7 +283,11 @@ def answered(connection: Connection) -> dict[str, Answered]:
     label = rewards.alias("label")
     rated = (
         select(label.c.decision_id)
-        .where(label.c.decision_id == newest.c.decision_id, label.c.channel.in_(_PEOPLES))
+        .where(
+            label.c.decision_id == newest.c.decision_id,
+            label.c.channel.in_(PEOPLES),
+            label.c.source.not_in(MACHINES),  # a suspected model is judged more often
+        )
         .exists()
     )
     wanted = select(newest.c.arm, func.count(), total(case((rated, 1), else_=0))).group_by(newest.c.arm)

@@ -10,7 +10,7 @@ import numpy as np
 from bandit.channels import ENOUGH_PER_TASK, TYPICAL_READING, Calibration, rate_alarms
 from bandit.posteriors import MICRO
 from bandit.vocabulary import TASK_TYPES
-from service import calibrations
+from service import calibrations, rated
 from service.calibrations import Answered
 from service.parts import Parts
 from service.quality.examine import HEURISTICS
@@ -69,6 +69,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     accuracy: list[TaskAccuracy]
     label_rates: list[LabelRate]
     label_rate_alarms: list[str]  # models
+    quality: list[rated.Quality]  # of each model's newest replies
 
 
 async def refit(parts: Parts, now: float) -> Weights:
@@ -136,11 +137,12 @@ def tell_rates(parts: Parts, rates: list[LabelRate]) -> None:
 
 async def report(parts: Parts) -> Report:
     """What the heuristics are worth, from the newest replies and all calibrations."""
-    fired, answered, calibration = await parts.database.read(
+    fired, answered, calibration, said = await parts.database.read(
         lambda connection: (
             calibrations.fired(connection),
             calibrations.answered(connection),
             calibrations.calibration(connection),
+            rated.sums(connection, calibrations.NEWEST),
         )
     )
     rates = label_rates(answered)
@@ -158,6 +160,7 @@ async def report(parts: Parts) -> Report:
         accuracy=accuracies(calibration, _typical(parts)),
         label_rates=rates,
         label_rate_alarms=[rate.model for rate in rates if rate.alarm],
+        quality=rated.qualities(said),
     )
 
 

@@ -158,6 +158,22 @@ async def test_label_rates_of_models_ring(http):
     assert 'armwise_label_rate_alarm{model="medium"} 0.0' in text
 
 
+async def test_quality_and_length_of_each_models_replies_are_told(http):
+    for number in range(6):
+        reply = await ask(http, model="small", simulate={"reply": "four words or so " * (1 + number)})
+        await rewards(http, reply["id"])
+        if number < 4:
+            await give(http, reply["id"], "up" if number > 1 else "down", source="asked" if number == 3 else "user")
+    [small] = (await told(http))["quality"]
+    assert (small["model"], small["replies"]) == ("small", 6)
+    assert (small["by_labels"]["replies"], small["by_labels"]["mean"]) == (4, 0.5)
+    assert small["by_asked"] == {"replies": 1, "mean": 1.0, "standard_error": None}
+    assert small["with_readings"]["mean"] == pytest.approx(0.5)  # all read alike: readings have nothing to add
+    assert small["lengths"]["rated_good"] > small["lengths"]["rated_bad"]
+    assert small["lengths"]["correlation"] > 0.5
+    assert small["at_equal_length"] is None
+
+
 async def test_a_random_share_of_users_is_to_be_asked(run):
     service = run(rewards=Rewards(ask_share=1.0))
     async with aiohttp.ClientSession(service.url) as http:

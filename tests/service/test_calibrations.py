@@ -13,10 +13,12 @@ from bandit.channels import Pairs, pairs_of
 from bandit.posteriors import evidence_from, posterior
 from service import calibrations, store
 from service.calibrations import CalibrationKey
+from service.judging import JUDGE_SOURCE
 from service.learn import Measurement, record
 from service.quality import Finding
 from service.quality.readings import SOFT, Reader, ReadingDetail, Weights, learned_weights, prior_weights
 from service.quality.refit import label_rates
+from service.quiz import QUIZ_SOURCE
 from service.settings import HeuristicSetting, Quality
 
 NOON = 1_800_000_000.0
@@ -301,3 +303,11 @@ def test_a_model_rated_far_more_often_rings():
     }
     assert [rate.model for rate in label_rates(found) if rate.alarm] == ["c"]
     assert label_rates({}) == []
+
+
+async def test_a_model_that_is_judged_more_often_is_not_rated_more_often(decided):
+    await learned(
+        decided, reading(0.5), rating(0.5, source="judge", channel="score"), reading(0.5, "e"), rating(1, "e")
+    )
+    assert {JUDGE_SOURCE, QUIZ_SOURCE} == set(calibrations.MACHINES)
+    assert await decided.read(calibrations.answered) == {"small": calibrations.Answered(2, 1)}
