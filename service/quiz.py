@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from hashlib import blake2b
 from typing import Any, NamedTuple
@@ -172,21 +172,22 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     verdicts_usd: float  # likewise
 
 
-def check(every: Sequence[Asked], marking: Marking) -> None:
+def check(models: Iterable[AnyModel], questions: Iterable[Question], marking: Marking) -> None:
     """Refuse what nobody could mark.
 
     Raises:
         UnusableData: a question expects nothing, and there is no judge, or it would mark its own answers.
     """
-    judged = {asked.model.name for asked in every if not asked.posed.question.expects}
-    if judged and marking.model is None:
+    if all(question.expects for question in questions):
+        return
+    if marking.model is None:
         raise UnusableData(
             "Some questions do not say what answer they expect, and there is no judge. Name one with --judge or as "
             "`model` under [judge], or give every question `expects`, a regular expression."
         )
-    if marking.judge.model in judged:
+    if marking.model in models:
         raise UnusableData(
-            f"{marking.judge.model} would mark its own answers. Name another judge with --judge, or give every "
+            f"{marking.model.name} would mark its own answers. Name another judge with --judge, or give every "
             "question `expects`, a regular expression."
         )
 

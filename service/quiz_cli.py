@@ -113,12 +113,12 @@ async def _planned(
     try:
         if questions is None:
             questions = await database.read(stored_questions, per_task)
+        check(models, questions, marking)
         with click.progressbar(length=len(questions), label="Classifying", file=sys.stderr) as bar:
             classified = await posed(questions, settings.classifier, lambda: bar.update(1))
         chosen = first_of_each(classified, per_task)
         _tell_left_out(classified, chosen, per_task)
         every = [Asked(model, one) for model in models for one in chosen]
-        check(every, marking)
         marks = {} if again else await database.read(marks_of, every, marking)
         return plan_of(every, marking, marks, await database.read(output_tokens))
     finally:
