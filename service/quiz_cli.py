@@ -163,7 +163,8 @@ async def _run(settings: "Settings", plan: "Plan", marking: "Marking") -> "list[
     try:
         await providers.prepare([*(asked.model for asked in plan.asked), *([marking.model] if marking.model else [])])
         await writer.start()
-        with click.progressbar(length=len(plan.asked), label="Asking", file=sys.stderr) as bar:
+        count = len(plan.asked)
+        with click.progressbar(length=count, label="Asking", file=sys.stderr, hidden=not count) as bar:
             return await Quiz(plan, marking, providers, writer).run(lambda: bar.update(1))
     finally:
         await writer.close()
