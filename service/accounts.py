@@ -6,7 +6,7 @@ A replica counts for itself, adds its counts to the rows a few times a second, a
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from sqlalchemy import Connection, case, select
+from sqlalchemy import Connection, case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.tables import budgets
@@ -107,3 +107,8 @@ def _read(connection: Connection, now: float) -> dict[Name, Row]:
     recent = (budgets.c.day == 0) | (budgets.c.day >= today(now) - 1)
     found = connection.execute(select(*columns).where(recent))
     return {Name(owner, day): Row(requests, granted, spent) for owner, day, requests, granted, spent in found}
+
+
+def prune_accounts(connection: Connection, before: float) -> None:
+    """Drop the accounts of days that are older."""
+    connection.execute(delete(budgets).where(budgets.c.day > 0, budgets.c.day < today(before)))

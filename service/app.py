@@ -20,6 +20,7 @@ from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service import store
+from service.accounts import prune_accounts
 from service.alarms import restarts
 from service.api import alarms, chat, controls, feedback, heuristics, owner, routing
 from service.api.docs import docs_handlers, openapi_config
@@ -215,13 +216,17 @@ async def _watch_the_loop(parts: Parts) -> None:
 
 
 async def _prune(parts: Parts) -> None:
-    """Each hour: drop decisions and prompts that are past their retention."""
+    """Each hour: drop what is past its retention, a little at a time, as everybody else's writes wait for it."""
     while True:
         now, kept = time.time(), parts.setup.settings.retention
+        decided, prompted = now - kept.decisions_days * _DAY_S, now - kept.prompts_days * _DAY_S
         try:
-            await parts.writer.call(partial(store.prune, before=now - kept.decisions_days * _DAY_S))
-            await parts.writer.call(partial(prune_answers, before=now - kept.decisions_days * _DAY_S))
-            await parts.writer.call(partial(store.prune_prompts, before=now - kept.prompts_days * _DAY_S))
+            while await parts.writer.call(partial(store.prune, before=decided)):
+                pass
+            while await parts.writer.call(partial(store.prune_prompts, before=prompted)):
+                pass
+            await parts.writer.call(partial(prune_answers, before=decided))
+            await parts.writer.call(partial(prune_accounts, before=decided))
         except Exception:  # the next hour tries again; serving goes on
             log.exception("what is past its retention could not be pruned")
             parts.metrics.learner_error("prune")

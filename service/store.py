@@ -177,19 +177,21 @@ def list_decisions(
 
 
 def prune(connection: Connection, before: float) -> int:
-    """Drop decisions older than a time, with their attempts and the beliefs that only they used. Learning stays.
+    """Drop decisions older than a time, with their attempts, and older beliefs that none uses: at most 500 of each.
 
-    Returns how many decisions were dropped.
+    Learning stays. Returns how many rows were dropped; call it until there are none, so that others may write between.
     """
-    dropped = connection.execute(delete(decisions).where(decisions.c.created_at < before)).rowcount
-    used = select(decisions.c.beliefs_version)
-    connection.execute(delete(beliefs).where(beliefs.c.created_at < before, beliefs.c.version.not_in(used)))
-    return dropped
+    old = select(decisions.c.id).where(decisions.c.created_at < before).limit(_LIST_SIZE)
+    dropped = connection.execute(delete(decisions).where(decisions.c.id.in_(old))).rowcount
+    used = select(decisions.c.id).where(decisions.c.beliefs_version == beliefs.c.version).exists()
+    unused = select(beliefs.c.version).where(beliefs.c.created_at < before, ~used).limit(_LIST_SIZE)
+    return dropped + connection.execute(delete(beliefs).where(beliefs.c.version.in_(unused))).rowcount
 
 
 def prune_prompts(connection: Connection, before: float) -> int:
-    """Drop prompts older than a time; returns how many."""
-    return connection.execute(delete(prompts).where(prompts.c.created_at < before)).rowcount
+    """Drop prompts older than a time, at most 500; returns how many."""
+    old = select(prompts.c.decision_id).where(prompts.c.created_at < before).limit(_LIST_SIZE)
+    return connection.execute(delete(prompts).where(prompts.c.decision_id.in_(old))).rowcount
 
 
 # Rewards

@@ -48,8 +48,9 @@ decisions = Table(
     Column("config_version", String(64), nullable=False),
     Column("session", String(256), nullable=False),
     Column("user", String(256), nullable=False),
-    Column("detail", Text, nullable=False),  # service.decide.Detail as JSON
+    Column("detail", Text, nullable=False),  # service.decide.Decision as JSON
     Index(None, "created_at"),
+    Index(None, "beliefs_version"),
 )
 
 # One row per call to a provider.
@@ -245,6 +246,7 @@ beliefs = Table(
     Column("version", String(64), primary_key=True),
     Column("content", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+    Index(None, "created_at"),
 )
 configs = Table(
     "configs",

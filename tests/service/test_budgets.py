@@ -5,12 +5,13 @@ import time
 
 import numpy as np
 import pytest
+from sqlalchemy import insert, select
 
 from bandit.pooled import PooledThompson
 from bandit.posteriors import Estimate
 from bandit.selection import choose, seed_of
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Limits, PromptProfile
-from service.accounts import DAY_S, NANO, Accounts, Name, Row
+from service.accounts import DAY_S, NANO, Accounts, Name, Row, prune_accounts
 from service.auth import Key
 from service.beliefs import encode_estimates
 from service.budgets import Budgets
@@ -21,6 +22,7 @@ from service.settings import Budgets as BudgetSettings
 from service.settings import Database as DatabaseSettings
 from service.settings import Settings, SimulatedModel
 from service.setup import create_setup
+from service.tables import budgets
 from service.writer import Writer
 
 MODELS = (
@@ -187,3 +189,14 @@ async def test_what_could_not_be_written_stays_counted(database):
     await writer.close()
     assert accounts.sums(name) == Row(1, 0, 5)
     assert accounts._pending == {}
+
+
+async def test_accounts_of_old_days_are_dropped(database):
+    def work(connection):
+        for day in (0, 3, 7, 10):
+            row = {"name": "key:1", "day": day, "requests": 1, "granted": 0, "spent": 5, "updated_at": 0.0}
+            connection.execute(insert(budgets), [row])
+        prune_accounts(connection, 7.5 * DAY_S)
+        return list(connection.scalars(select(budgets.c.day).order_by(budgets.c.day)))
+
+    assert await database.write(work) == [0, 7, 10]

@@ -136,12 +136,29 @@ async def test_pruning_drops_the_log_and_keeps_what_was_learned(database, decisi
         store.add_to_cells(connection, {CELL: Counts(1, 1, 1)}, NOON - 100)
         return store.prune(connection, NOON - 50)
 
-    assert await database.write(work) == 1
+    assert await database.write(work) == 2  # a decision and what it was taken on
     assert await database.read(store.decision, "old") is None
     assert [row["decision_id"] for row in await database.read(store.attempts_of, ["old", "new"])] == ["new"]
     assert await database.read(store.sum_cells) == {("", "small", "Open QA", "simple", "thumb"): Counts(1, 1, 1)}
     contents = [await database.read(store.belief_content, version) for version in ("old", "used", "new")]
     assert contents == [None, "{}", "{}"]
+
+
+async def test_pruning_leaves_the_writer_to_others_between(database, decision_row):
+    """No transaction drops more than 500 of a kind: an hour's decisions at once kept all others waiting for seconds."""
+
+    def fill(connection):
+        rows = [decision_row(f"d{n}", created_at=NOON - 100, beliefs_version=f"v{n}") for n in range(1_200)]
+        store.insert_beliefs(connection, {f"v{n}": "{}" for n in range(1_200)}, NOON - 100)
+        store.insert_decisions(connection, rows)
+        prompts = [{"decision_id": f"d{n}", "created_at": NOON - 100, "text": ""} for n in range(700)]
+        store.insert_prompts(connection, prompts)
+
+    await database.write(fill)
+    steps = [await database.write(lambda connection: store.prune(connection, NOON)) for _ in range(4)]
+    assert steps == [1_000, 1_000, 400, 0]
+    prompts = [await database.write(lambda connection: store.prune_prompts(connection, NOON)) for _ in range(3)]
+    assert prompts == [500, 200, 0]
 
 
 async def test_prompts_have_a_retention_of_their_own(database, decision_row):
