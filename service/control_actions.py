@@ -72,13 +72,13 @@ def check(asked: Asked, setup: Setup, in_force: InForce) -> None:
         )
 
 
-def believed_now(asked: Asked, setup: Setup, knowledge: Knowledge, now: float) -> Saved:
+def believed_now(asked: Asked, setup: Setup, knowledge: Knowledge) -> Saved:
     """What every policy believes of the cells that are meant."""
     wanted = [asked.model] if asked.model is not None else [arm.name for arm in setup.arms]
     found = fitted_now(setup.policies, asked.task_types, wanted, knowledge)
     evidence = {}
     for task in asked.task_types:
-        snapshot = knowledge.beliefs("", task, now, fresh=True)
+        snapshot = knowledge.latest("", task)
         evidence[task] = {arm: snapshot.of(arm) for arm in wanted}
     return msgspec.structs.replace(found, evidence=evidence)
 

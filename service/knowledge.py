@@ -32,7 +32,7 @@ _TASKS, _TIERS = frozenset(TASK_TYPES), frozenset(PROMPT_TIERS)
 class Knowledge:
     """Sums of rewards by namespace, task type, arm, tier and channel, and their snapshots.
 
-    Changed only on the event loop; reading from another thread is safe.
+    Changed only on the event loop. Other threads may call what only reads: `latest`, `fit`, `cells` and `age`.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
@@ -55,17 +55,21 @@ class Knowledge:
         self.controls = InForce()
         self.typical: Mapping[TaskType, NDArray[np.float64]] = {}  # features of prompts, as linear policies see them
 
-    def beliefs(self, namespace: str, task_type: str, now: float, *, fresh: bool = False) -> Beliefs:
-        """The snapshot to decide on; at most 0.5 s older than the last commit, with `fresh` not at all."""
+    def beliefs(self, namespace: str, task_type: str, now: float) -> Beliefs:
+        """The snapshot to decide on; at most 0.5 s older than the last commit."""
         key = (namespace, task_type)
         snapshot = self._snapshots.get(key)
-        due = fresh or now - self._swapped_at.get(key, float("-inf")) >= _SWAP_EVERY_S
+        due = now - self._swapped_at.get(key, float("-inf")) >= _SWAP_EVERY_S
         if snapshot is None or (due and key in self._stale):
             self._stale.discard(key)
-            snapshot = self._snapshot(key)
+            snapshot = self._contents.keep(self._evidence(key))
             self._snapshots[key] = snapshot
             self._swapped_at[key] = now
         return snapshot
+
+    def latest(self, namespace: str, task_type: str) -> Beliefs:
+        """All that is known of a task type now, to be shown or kept; nothing is decided on it."""
+        return decode(self._evidence((namespace, task_type)))
 
     def content(self, version: str) -> str:
         """The content of a version in use, or of one of the last 4,096 given out, to be stored.
@@ -213,15 +217,16 @@ class Knowledge:
         self._stale.add(key)
         self.ledger.add(cell, counts)
 
-    def _snapshot(self, key: tuple[str, str]) -> Beliefs:
+    def _evidence(self, key: tuple[str, str]) -> str:
+        """What is known of a namespace and task type, as content. Changes nothing: other threads call it, too."""
         arms: dict[str, dict[Channel, Counts]] = {}
         for (arm, _tier, channel), counts in list(self._sums.get(key, {}).items()):
             by_channel = arms.setdefault(arm, {})
             by_channel[channel] = by_channel.get(channel, Counts()).plus(counts)
         namespace, task_type = key
         if namespace == "":
-            return self._contents.keep(encode(self.controls.evidence_of(task_type, arms)))
-        return self._contents.keep(encode({arm: evidence_from(channels) for arm, channels in arms.items()}))
+            return encode(self.controls.evidence_of(task_type, arms))
+        return encode({arm: evidence_from(channels) for arm, channels in arms.items()})
 
     def _with_held(
         self, content: str | None, held: Mapping[str, Estimate], weights: Mapping[str, Regression]

@@ -50,7 +50,7 @@ def list_posteriors(
     setup, now = _setup(config), time.time()
     knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
     controls = knowledge.controls
-    for cell in posterior_cells(setup, knowledge, now, task_type=task_type):
+    for cell in posterior_cells(setup, knowledge, task_type=task_type):
         if model in (None, cell["model"]):
             held = controls.since.get((cell["task_type"], cell["model"]))
             state = f"  held since {shown(held.at)} ({held.action})" if held is not None else ""
@@ -159,7 +159,7 @@ def _saved(config: Path | None, asked: "Asked", setup: "Setup", now: float) -> A
     check(asked, setup, with_database(config, current))
     if asked.action == "freeze":
         knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
-        return believed_now(asked, setup, knowledge, now)
+        return believed_now(asked, setup, knowledge)
     if asked.action == "rollback":
         return with_database(config, lambda connection: believed_at(connection, asked, setup))
     return Saved()

@@ -51,7 +51,6 @@ def _betas(
 def posterior_cells(
     setup: Setup,
     knowledge: Knowledge,
-    now: float,
     *,
     task_type: TaskType | None = None,
     tier: PromptTier | None = None,
@@ -64,7 +63,7 @@ def posterior_cells(
     learner = learner_of(setup, policy)
     cells: list[dict[str, Any]] = []
     for task in TASK_TYPES if task_type is None else (task_type,):
-        beliefs = knowledge.beliefs("", task, now, fresh=True)
+        beliefs = knowledge.latest("", task)
         betas = _betas(learner, setup, knowledge, beliefs, task, tier)
         alpha = np.array([beta.alpha for beta in betas])
         beta = np.array([beta.beta for beta in betas])

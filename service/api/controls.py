@@ -63,7 +63,7 @@ async def tell_control(request: Request[Any, Any, Any]) -> dict[str, Any]:
     saved = Saved()
     if asked.action == "freeze":
         await parts.fitting.fresh(setup)
-        saved = await asyncio.to_thread(believed_now, asked, setup, parts.knowledge, now)
+        saved = await asyncio.to_thread(believed_now, asked, setup, parts.knowledge)
     elif asked.action == "rollback":
         saved = await parts.database.read(believed_at, asked, setup)
     if asked.action == "reset":

@@ -53,7 +53,7 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
     """All metrics in Prometheus' text format, summed over the worker processes."""
     parts: Parts = request.app.state.parts
     now = time.time()
-    cells = await asyncio.to_thread(posterior_cells, parts.setup, parts.knowledge, now)
+    cells = await asyncio.to_thread(posterior_cells, parts.setup, parts.knowledge)
     parts.metrics.posteriors(cells)
     parts.metrics.worker_state(parts.knowledge.age(now), parts.writer.queue_length, degraded=parts.degraded)
     body, content_type = await asyncio.to_thread(parts.metrics.exposition)
@@ -88,10 +88,10 @@ async def posteriors(
     """One Beta(alpha, beta) per task type and model, with mean, 95 % interval, labels and chance of being best."""
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
-    setup, now = parts.setup, time.time()
+    setup = parts.setup
     await parts.fitting.fresh(setup)
     cells = await asyncio.to_thread(
-        posterior_cells, setup, parts.knowledge, now, task_type=task_type, tier=tier, policy=policy
+        posterior_cells, setup, parts.knowledge, task_type=task_type, tier=tier, policy=policy
     )
     return {"cells": cells, "prior_tier": tier or "mean", "prior_conflict": parts.fitting.conflicts}
 

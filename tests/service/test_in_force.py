@@ -49,7 +49,7 @@ def fit(**means):
 
 def freeze(knowledge, **said):
     """What a freeze of now saves."""
-    return believed_now(Asked(action="freeze", **said), SETUP, knowledge, 0.0)
+    return believed_now(Asked(action="freeze", **said), SETUP, knowledge)
 
 
 # Holding
@@ -91,17 +91,17 @@ def test_a_frozen_posterior_of_thompson_keeps_its_evidence():
     knowledge.control(fold([control("freeze", saved=freeze(knowledge, task_type=TASK), task_type=TASK)]))
     knowledge.fold(labels(100, 0))
     knowledge.fold(labels(7, 7, task="Rewrite"))
-    assert knowledge.beliefs("", TASK, 1.0, fresh=True).of("small") == Evidence(10.0, 5.0)
-    assert knowledge.beliefs("", "Rewrite", 1.0, fresh=True).of("small") == Evidence(7.0, 7.0)
+    assert knowledge.latest("", TASK).of("small") == Evidence(10.0, 5.0)
+    assert knowledge.latest("", "Rewrite").of("small") == Evidence(7.0, 7.0)
     knowledge.control(InForce())
-    assert knowledge.beliefs("", TASK, 2.0, fresh=True).of("small") == Evidence(110.0, 5.0)
+    assert knowledge.latest("", TASK).of("small") == Evidence(110.0, 5.0)
 
 
 def test_a_cell_frozen_without_evidence_stays_without():
     knowledge = Knowledge()
     knowledge.control(fold([control("freeze", saved=freeze(knowledge))]))
     knowledge.fold(labels(100, 100))
-    assert knowledge.beliefs("", TASK, 1.0, fresh=True).of("small") == Evidence()
+    assert knowledge.latest("", TASK).of("small") == Evidence()
 
 
 def test_unfreeze_lets_go_of_what_it_names_and_of_nothing_else():
@@ -125,9 +125,9 @@ def test_a_reset_forgets_what_was_counted_and_counts_what_comes():
     reset = Saved(forgotten={TASK: {"small": {"thumb": Counts(10 * MICRO, 5 * MICRO, 5 * MICRO)}}}, arms=("small",))
     in_force = fold([control("reset", saved=reset, task_type=TASK, arm="small")])
     knowledge.control(in_force)
-    assert knowledge.beliefs("", TASK, 1.0, fresh=True).of("small") == Evidence()
+    assert knowledge.latest("", TASK).of("small") == Evidence()
     knowledge.fold(labels(4, 3))
-    assert knowledge.beliefs("", TASK, 2.0, fresh=True).of("small") == Evidence(4.0, 3.0)
+    assert knowledge.latest("", TASK).of("small") == Evidence(4.0, 3.0)
     assert in_force.resets == (ArmRestart("small", restart_hour(7201.0), FORGET, TASK),)
 
 
@@ -137,7 +137,7 @@ def test_corrections_of_what_was_forgotten_never_count_less_than_nothing(n, s):
     knowledge.load(labels(10 + n, 5 + s))
     reset = Saved(forgotten={TASK: {"small": {"thumb": Counts(10 * MICRO, 5 * MICRO, 5 * MICRO)}}}, arms=("small",))
     knowledge.control(fold([control("reset", saved=reset)]))
-    found = knowledge.beliefs("", TASK, 1.0, fresh=True).of("small")
+    found = knowledge.latest("", TASK).of("small")
     assert 0.0 <= found.explicit_sum <= found.explicit_n
 
 

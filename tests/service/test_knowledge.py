@@ -68,7 +68,7 @@ def test_content_returns_bit_for_bit(evidence):
     assert all(beliefs.of(arm) == found for arm, found in evidence.items())
 
 
-def test_a_snapshot_stays_for_half_a_second_unless_asked_fresh():
+def test_a_snapshot_stays_for_half_a_second():
     knowledge = Knowledge()
     first = knowledge.beliefs("", TASK, 10.0)
     knowledge.fold({cell(): good()})
@@ -77,8 +77,26 @@ def test_a_snapshot_stays_for_half_a_second_unless_asked_fresh():
     assert second.of("small").explicit_n == 1.0
     knowledge.fold({cell(): good()})
     assert knowledge.beliefs("", TASK, 10.52) is second
-    assert knowledge.beliefs("", TASK, 10.52, fresh=True).of("small").explicit_n == 2.0
+    assert knowledge.latest("", TASK).of("small").explicit_n == 2.0
     assert first.evidence == {}
+
+
+def test_what_is_shown_from_another_thread_takes_no_newer_snapshots_place():
+    knowledge = Knowledge()
+    knowledge.fold({cell(): good(2)})
+
+    class Meanwhile:
+        """The event loop learns and decides while the thread is at work."""
+
+        def evidence_of(self, task_type, found):
+            known, knowledge.controls = in_force.evidence_of(task_type, found), in_force
+            knowledge.fold({cell(): good()})
+            knowledge.beliefs("", TASK, 1.0)
+            return known
+
+    in_force, knowledge.controls = knowledge.controls, Meanwhile()
+    assert knowledge.latest("", TASK).of("small").explicit_n == 2.0
+    assert knowledge.beliefs("", TASK, 9.0).of("small").explicit_n == 3.0
 
 
 def test_what_did_not_change_stays_the_same_object():
@@ -159,7 +177,7 @@ async def test_a_restart_finds_all(decided):
         before = first.cells()
     async with replica(decided) as (second, _):
         assert second.cells() == before == await decided.read(store.sum_cells)
-        assert second.beliefs("", TASK, 0.0) == first.beliefs("", TASK, 0.0, fresh=True)
+        assert second.beliefs("", TASK, 0.0) == first.latest("", TASK)
 
 
 async def test_replicas_learn_from_each_other(decided):
@@ -173,7 +191,7 @@ async def test_replicas_learn_from_each_other(decided):
         await first.record([rating(0.5, user="b")])  # somebody changes their mind on the other replica
         for knowledge, writer in ((one, first), (two, second)):
             await knowledge.refresh(writer)
-        assert one.beliefs("", TASK, 0.0, fresh=True) == two.beliefs("", TASK, 0.0, fresh=True)
+        assert one.latest("", TASK) == two.latest("", TASK)
         assert one.cells() == two.cells() == await decided.read(store.sum_cells)
 
 
@@ -210,10 +228,10 @@ async def test_a_rebuild_by_somebody_else_is_noticed(decided):
         spoiled = {cell("gone", hour=int(time.time() // HOUR)): good(7)}
         await decided.write(lambda connection: store.add_to_cells(connection, spoiled, time.time()))
         await knowledge.refresh(writer)
-        assert knowledge.beliefs("", TASK, 0.0, fresh=True).of("gone").explicit_n == 7.0
+        assert knowledge.latest("", TASK).of("gone").explicit_n == 7.0
         await decided.write(partial(store.refold, at=time.time()))
         await knowledge.refresh(writer)
-        assert knowledge.beliefs("", TASK, 0.0, fresh=True).evidence.keys() == {"small"}
+        assert knowledge.latest("", TASK).evidence.keys() == {"small"}
 
 
 async def test_hours_that_close_are_still_counted(decided):

@@ -56,7 +56,7 @@ def frozen(**said):
     """Knowledge with one model held on a task type, and fitted again."""
     knowledge = Knowledge()
     knowledge.take_fit("", "linear", fitted(small=0.1, large=0.2))
-    saved = believed_now(Asked(action="freeze", **said), SETUP, knowledge, 0.0)
+    saved = believed_now(Asked(action="freeze", **said), SETUP, knowledge)
     row = control("freeze", saved=saved, task_type=said.get("task_type"), arm=said.get("model"))
     knowledge.control(fold([row]))
     knowledge.take_fit("", "linear", fitted(small=0.3, large=0.4))
@@ -139,7 +139,7 @@ def test_each_cell_is_shown_on_the_typical_prompt_of_its_task_type():
     knowledge.take_fit("", "linear", fitted(small=0.1, medium=0.0, large=-0.1))
     x = np.array(features(PromptProfile(task_type=TASK, tier="simple", complexity=0.5)))
     knowledge.typical = {TASK: x}
-    cells = posterior_cells(SETUP, knowledge, 0.0, task_type=TASK, tier="medium")
+    cells = posterior_cells(SETUP, knowledge, task_type=TASK, tier="medium")
     for cell, arm, first in zip(cells, SETUP.arms, (0.1, 0.0, -0.1), strict=True):
         mean = POLICY.prior_mean(arm, TASK, "medium") + first
         wanted = beta_of([Estimate(mean, 0.1 * (1 + 1 + 0.25) ** 0.5)])
@@ -149,7 +149,7 @@ def test_each_cell_is_shown_on_the_typical_prompt_of_its_task_type():
 
 
 def test_before_any_fit_the_prior_is_shown():
-    for cell, arm in zip(posterior_cells(SETUP, Knowledge(), 0.0, task_type=TASK), SETUP.arms, strict=True):
+    for cell, arm in zip(posterior_cells(SETUP, Knowledge(), task_type=TASK), SETUP.arms, strict=True):
         assert cell["mean"] == pytest.approx(POLICY.prior_means.of(arm.tier, None))
 
 
