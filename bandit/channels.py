@@ -154,22 +154,12 @@ def bias_covariance(tasks: ArrayLike, variance: float | Vector = BIAS_VARIANCE) 
 
     `tasks` (C,) holds each cell's task type, by any labels; with a variance per arm (K,) the result is (K, C, C). It is
     a variance, not a standard deviation: the default .05 says that an arm's readings may mislead by .22, so before any
-    label all of them together are worth about four labels. A heuristic with J = .47 that wrongly accuses every fifth
-    reply of an arm misleads by about that much. Labels on the arm shrink its bias, and so raise `information_cap`.
+    label all of them together are worth about four labels: q(1 - q)/variance at quality q, however many calls there
+    are. A heuristic with J = .47 that wrongly accuses every fifth reply of an arm misleads by about that much. Labels
+    on the arm shrink its bias, and so its readings are worth more.
     """
     names = np.asarray(tasks)
     return np.asarray(np.asarray(variance)[..., None, None] * (1.0 + _TASK_SHARE * (names[:, None] == names[None, :])))
-
-
-def information_cap(quality: float, bias_variance: float) -> float:
-    """How many labels an arm's readings are worth at most, however many calls there are.
-
-    `bias_variance` is the variance of the arm's bias given its labels. A bias known exactly puts no limit: infinite.
-
-    >>> round(information_cap(0.7, 0.05**2))
-    84
-    """
-    return quality * (1.0 - quality) / bias_variance if bias_variance > 0.0 else math.inf
 
 
 def bias_variances(label: Rows, reading: Rows, tasks: ArrayLike, labelled: float) -> Vector:
@@ -194,43 +184,9 @@ def bias_variances(label: Rows, reading: Rows, tasks: ArrayLike, labelled: float
     return np.where(_BIAS_GRID[np.argmax(fit, axis=0)] > common, doubted, common)
 
 
-def joint_posterior(
-    prior_cov: Vector, prior_mean: Vector, label: Rows, reading: Rows, bias_cov: Vector
-) -> tuple[Vector, Vector]:
-    """Posterior mean and variance of an arm's quality in every cell, from labels and from readings that may be biased.
-
-    Shapes: covariances (C, C), all else (C,); or for K arms at once with a leading K, where one covariance may serve
-    all. Gaussian: theta ~ N(prior_mean, prior_cov), label = theta + noise, reading = theta + bias + noise, bias ~ N(0,
-    bias_cov). Rows that are not finite or further than 20 from 0 are ignored.
-
-    The bias is integrated out first, so the readings act as one measurement of covariance bias_cov + noise, whose
-    information matrix is H'H; with prior_cov = L L' and the labels' precisions D the posterior covariance is
-    L (1 + (H L)' H L + L' D L)^-1 L'. Sums of squares only, so it stays positive for precisions from 0 to 1e12.
-    """
-    start = _finite(prior_mean)
-    label, reading = _sane(label), _sane(reading)
-    unit, root = np.eye(start.shape[-1]), np.sqrt(reading.precision)[..., None]
-    factor, bias = _factor(prior_cov), root * _factor(bias_cov)
-    known = np.linalg.solve(np.linalg.cholesky(unit + bias @ _transposed(bias)), unit * root)  # H
-    pull = _transposed(known) @ (known @ (reading.value - start)[..., None])
-    pull += (label.precision * (label.value - start))[..., None]
-    rows = known @ factor
-    inner = unit + _transposed(rows) @ rows + _transposed(factor) @ (label.precision[..., None] * factor)
-    half = np.linalg.solve(np.linalg.cholesky(inner), _transposed(factor))
-    moved = _transposed(half) @ (half @ pull)
-    return start + moved[..., 0], np.asarray((half**2).sum(axis=-2))
-
-
 def _transposed(matrices: Vector) -> Vector:
     """Each matrix of a stack transposed."""
     return np.swapaxes(matrices, -1, -2)
-
-
-def _factor(covariance: Vector) -> Vector:
-    """L of the nearest covariance L L'. Unlike Cholesky's it exists whatever the numbers, singular ones included."""
-    matrix = np.clip(_finite(covariance), -100.0, 100.0)  # a quality in [0, 1] varies by 1/4 at most
-    values, vectors = np.linalg.eigh((matrix + _transposed(matrix)) / 2.0)
-    return np.asarray(vectors * np.sqrt(np.maximum(values, 0.0))[..., None, :])
 
 
 def _finite(values: Vector) -> Vector:

@@ -10,10 +10,7 @@ from bandit.channels import (
     ENOUGH_FOR_BIAS,
     Calibration,
     Pairs,
-    Rows,
     bias_covariance,
-    information_cap,
-    joint_posterior,
     reading_rows,
 )
 from bandit.fusion import fuse
@@ -123,21 +120,6 @@ def test_it_is_the_conditional_of_one_joint_normal(factor):
         assert after.sd[arm].ravel() == pytest.approx(np.sqrt(left[place[1 + arm]]), rel=1e-6)
 
 
-def test_one_arm_alone_is_the_joint_posterior_of_channels():
-    labels, readings, prior, _ = some(2, arms=1)
-    before, after = fused(labels, readings, prior)
-    said, precision = measured(readings, before, FEW)
-    n = labels.n.reshape(-1)
-    mean = np.where(n > 0, labels.s.reshape(-1) / np.maximum(n, 1e-9), 0.0)
-    own, shared = covariance(SPREAD, N_TASKS, N_TIERS), difficulty_covariance(N_TASKS, N_TIERS)
-    label = Rows(mean, n / noise(usable(labels))[0])
-    reading = Rows(said[0], precision[0])
-    expected, _ = joint_posterior(own + shared, prior.ravel(), label, reading, bias_covariance(TASKS))
-    assert after.mean.ravel() == pytest.approx(expected, abs=1e-8)
-    _, variance = joint_posterior(own, prior.ravel(), label, reading, bias_covariance(TASKS))
-    assert after.sd.ravel() == pytest.approx(np.sqrt(variance), rel=1e-6)
-
-
 @pytest.mark.parametrize("n_labels", [0, 5, 50, 500])
 @pytest.mark.parametrize("n_readings", [100, 1_000_000])
 def test_readings_are_worth_so_many_labels_at_most_however_many_they_are(n_labels, n_readings):
@@ -151,7 +133,7 @@ def test_readings_are_worth_so_many_labels_at_most_however_many_they_are(n_label
     moved = before.mean[cell] - after.mean[cell]
     gap = before.mean[cell] - measured(readings, before, calibration)[0][0, 4 * N_TIERS + 1]
     assert gap > 1.0  # far below what any quality can be
-    cap = information_cap(quality, BIAS_VARIANCE) / (quality * (1 - quality))  # as a precision
+    cap = 1 / BIAS_VARIANCE  # as a precision
     variance = (covariance(SPREAD, N_TASKS, N_TIERS) + difficulty_covariance(N_TASKS, N_TIERS))[0, 0]
     known = 1 / variance + n_labels / noise(labels)[0, 4 * N_TIERS + 1]
     assert 0 < moved <= gap * cap / (cap + known)
@@ -209,3 +191,71 @@ def test_poisoned_sums_count_as_nothing(places):
     assert np.isfinite(after.mean).all()
     assert np.isfinite(after.sd).all()
     assert (after.sd > 0).all()
+
+
+def test_labels_lift_the_cap():
+    """Labels on one task type show the bias, so that readings inform about a task type without labels."""
+    shape = (1, N_TASKS, N_TIERS)
+    n = np.zeros(shape)
+    n[:, 0] = 20_000.0
+    prior, readings = np.full(shape, 0.7), coins(np.full(shape, 20_000.0), 0.8)
+    calibration = calibrated(0.3, 0.5, 450.0)
+    nothing = coins(np.zeros(shape), 0.7)
+    _, blind = fused(nothing, readings, prior, calibration)
+    without, found = fused(coins(n, 0.7), readings, prior, calibration)
+    assert blind.mean[0, -1] == pytest.approx(blind.mean[0, 1])
+    assert (abs(found.mean[0, -1] - 0.7) < 0.6 * abs(blind.mean[0, -1] - 0.7)).all()
+    assert (found.sd[0, -1] < without.sd[0, -1]).all()
+
+
+def replayed(seed, flip, lead, j):
+    """Mean quality of the arms taken in each cell by labels alone, and by labels and readings: 13 arms, 5 % labels.
+
+    The arm that is best is better than the others by about `lead`; `flip` of its replies that would read well are
+    wrongly accused. 20,000 calls fall unevenly on the arms.
+    """
+    rng = np.random.default_rng(seed)
+    shape = (13, N_TASKS, N_TIERS)
+    spread = Spread(arm=0.006, task=0.008, tier=0.002, cell=0.002)
+    own = covariance(spread, N_TASKS, N_TIERS)
+    base = np.clip(0.65 + rng.normal(0, 0.1, CELLS), 0.3, 0.85)
+    quality = base + rng.normal(size=(13, CELLS)) @ np.linalg.cholesky(own).T
+    quality[0] += lead
+    quality = quality.clip(0.02, 0.98)
+    share = rng.dirichlet(np.full(CELLS, 2.0))
+    calls = rng.poisson(20_000 * rng.dirichlet(np.ones(13))[:, None] * share)
+    keep = np.ones((13, 1))
+    keep[np.argmax(quality @ share)] = 1.0 - flip
+    good = rng.binomial(calls, quality)
+    label_good, label_bad = rng.binomial(good, 0.05), rng.binomial(calls - good, 0.05)
+    both_good, both_bad = rng.binomial(label_good, 0.8 * keep), rng.binomial(label_bad, (0.8 - j) * keep)
+    high = both_good + rng.binomial(good - label_good, 0.8 * keep)
+    high += both_bad + rng.binomial(calls - good - label_bad, (0.8 - j) * keep)
+
+    def of(part, task):
+        return int(part[:, task == TASKS].sum()) * MICRO
+
+    pairs = {}
+    for number, name in enumerate(TASK_TYPES):
+        y, h = of(label_good, number), of(both_good + both_bad, number)
+        pairs[name] = Pairs(y + of(label_bad, number), y, h, y, of(both_good, number))
+    labels = Sums(*(part.reshape(shape).astype(float) for part in (label_good + label_bad, label_good, label_good)))
+    readings = Sums(*(part.reshape(shape).astype(float) for part in (calls, high, high)))
+    prior = np.broadcast_to(base.reshape(shape[1:]), shape)
+    before = pool(labels, prior, spread)
+    after = fuse(labels, readings, Calibration(pairs), prior, before, np.ones(13))
+
+    def taken(found):
+        return float(share @ quality[np.argmax(found.mean.reshape(13, CELLS), axis=0), np.arange(CELLS)])
+
+    return taken(before), taken(after)
+
+
+@pytest.mark.parametrize(("lead", "j"), [(0.0, 0.22), (0.0, 0.47), (0.1, 0.22), (0.1, 0.47)])
+def test_a_heuristic_that_accuses_the_best_arm_wrongly_costs_little(lead, j):
+    """At most .005 of mean quality. It changes by -.001 to +.015 here, with a standard error of .003 over 60 seeds.
+
+    With other seeds the worst of the four would fail about once in thirty.
+    """
+    results = np.array([replayed(seed, 0.2, lead, j) for seed in range(60)])
+    assert (results[:, 0] - results[:, 1]).mean() <= 0.005
