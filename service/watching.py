@@ -90,12 +90,13 @@ class Watching:
 
     def rest(self) -> None:
         """Suspect nobody: detection is switched off."""
+        self._metrics.suspected(dict.fromkeys(self.suspected, False))
         self.suspected = frozenset()
 
     def _take(self, settings: Settings, memory: Memory) -> None:
         flags = {model.name: model.name in memory.suspected for model in settings.models}
-        self.suspected = frozenset(name for name, flag in flags.items() if flag)
-        self._metrics.suspected(flags)
+        before, self.suspected = self.suspected, frozenset(name for name, flag in flags.items() if flag)
+        self._metrics.suspected(dict.fromkeys(before, False) | flags)  # one that was taken out of the settings, too
 
     def _announce(self, drift: Drift, rows: Iterable[AlarmRow]) -> None:
         for row in rows:

@@ -301,3 +301,22 @@ async def test_heuristics_have_a_detector_of_their_own(database):
 
 def test_the_settings_say_how_rare_a_false_alarm_is():
     assert Settings().drift == Drift(enabled=True, look_every_s=5.0, webhook_url_env="", calls_per_false_alarm=20_000.0)
+
+
+@pytest.mark.parametrize("how", ["detection is off", "the model is gone"])
+async def test_a_model_that_is_watched_no_longer_is_not_told_as_suspected(database, how):
+    def told_of(looker):
+        lines = looker._metrics.exposition()[0].decode().splitlines()
+        return [line.split()[-1] for line in lines if line.startswith('armwise_model_suspected{model="small"}')]
+
+    async with watching(database) as looker:
+        await looker.look(SETTINGS, NOON)
+        now = await stream(database, looker, [0.9] * 40)
+        while not looker.suspected:
+            now = await stream(database, looker, [0.3], start=now)
+        assert told_of(looker) == ["1.0"]
+        if how == "detection is off":
+            looker.rest()
+        else:
+            await looker.look(replace(SETTINGS, models=MODELS[1:]), now + 10.0)
+        assert told_of(looker) == ["0.0"]
