@@ -208,3 +208,6 @@ def _columns(labels: Labels, prompts: Prompts) -> Labelled:
         weight=said[:, 1],
         hour=columns[:, 3],
     )
+
+
+NOTHING_DATED = Dated(_columns({}, {}), np.zeros(0), np.zeros(0))

@@ -40,6 +40,7 @@ class Entry(NamedTuple):
     tokens: tuple[int, int, int] | None  # of the reply: prompt, completion, of the prompt cached; None: no reply
     paid_usd: float  # as it was metered, over all attempts
     answered_by: str  # the model whose reply it was; empty without one
+    waited_s: float = 0.0  # for the reply, or for a stream's first token
 
 
 class Columns(msgspec.Struct, frozen=True, kw_only=True, eq=False):
@@ -102,7 +103,8 @@ def _calls_of(connection: Connection, ids: Sequence[str]) -> dict[str, list[Any]
     found: dict[str, list[Any]] = defaultdict(list)
     wanted = select(
         attempts.c.decision_id, attempts.c.arm, attempts.c.outcome, attempts.c.prompt_tokens,
-        attempts.c.completion_tokens, attempts.c.cached_tokens, attempts.c.cost_usd,
+        attempts.c.completion_tokens, attempts.c.cached_tokens, attempts.c.cost_usd, attempts.c.latency_s,
+        attempts.c.first_token_s,
     ).where(attempts.c.decision_id.in_(ids))  # fmt: skip
     for row in connection.execute(wanted.order_by(attempts.c.decision_id, attempts.c.step)):
         found[row.decision_id].append(row)
@@ -120,7 +122,12 @@ def _entry(decision: Decision, labels: Sequence[Any], calls: Sequence[Any]) -> E
         tokens=(answered.prompt_tokens, answered.completion_tokens, answered.cached_tokens) if answered else None,
         paid_usd=sum(call.cost_usd for call in calls),
         answered_by=answered.arm if answered else "",
+        waited_s=_waited_s(answered) if answered else 0.0,
     )
+
+
+def _waited_s(call: Any) -> float:
+    return float(call.latency_s if call.first_token_s is None else call.first_token_s)
 
 
 def explored(

@@ -53,10 +53,16 @@ name_option = click.option(
 )
 
 
+controls_option = click.option(
+    "--without-controls", is_flag=True, help="As if nothing had been frozen, reset or rolled back."
+)
+
+
 @click.command()
 @config_option
 @policy_option
 @name_option
+@controls_option
 @since_option
 @metric_option
 @logged_by_option
@@ -78,6 +84,7 @@ def evaluate(config: Path | None, file: Path | None, names: tuple[str, ...], sin
 @config_option
 @policy_option
 @name_option
+@controls_option
 @click.option("--prices", type=FILE, help="A file with [[models]]: names and other prices.")
 @click.option("--limit", type=click.IntRange(1), help="At most so many decisions, the oldest.")
 @since_option
@@ -161,7 +168,13 @@ def _span(settings: "Settings", since: float, given: Mapping[str, Any]) -> "Span
     if metric not in known:
         raise ConfigurationError([f"no metric is called `{metric}`{suggestion(metric, known)}"])
     now = time.time()
-    return Span(since=now - since, until=now, metric=metric, logged_by=frozenset(given["logged_by"]))
+    return Span(
+        since=now - since,
+        until=now,
+        metric=metric,
+        logged_by=frozenset(given["logged_by"]),
+        controls=not given.get("without_controls", False),
+    )
 
 
 def _with_log(settings: "Settings", span: "Span", work: "Callable[[Connection, Callable[[int], object]], T]") -> T:

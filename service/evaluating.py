@@ -9,13 +9,17 @@ import numpy as np
 from sqlalchemy import Connection
 
 from bandit.history import Memory
+from bandit.linear import LinearThompson
 from bandit.offline import Estimate, Logged, Method, NotEvaluable, difference, evaluate
 from bandit.policies import Fixed, Policy, Random
 from bandit.vocabulary import TASK_TYPES, Arm
+from service.contexts import dated_labels
+from service.controls import list_controls
 from service.decide import Repeated
 from service.decision_log import Collector, Columns, Tick, Vector, entries, explored
 from service.errors import UnusableData
-from service.replaying import NOTHING_KNOWN, Hindsight, Past, learns, read_past
+from service.past import NOTHING_KNOWN, Past, read_past
+from service.replaying import Hindsight, learns
 from service.settings import Settings
 from service.stored import Stored, repriced
 
@@ -32,6 +36,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     metric: str = ""  # whose labels count; empty: none are read
     logged_by: frozenset[str] = frozenset()  # decisions of these policies only; empty: of all
     limit: int = 0  # at most so many, the oldest; 0: all
+    controls: bool = True  # candidates follow what was frozen, reset and rolled back
 
 
 def arms_of(settings: Settings) -> dict[str, Arm]:
@@ -50,6 +55,11 @@ def gather(
     past = NOTHING_KNOWN
     if any(learns(policy) for policy in policies):
         past = read_past(connection, span.since, settings.rewards.window_days * 86_400.0)
+        if span.controls:
+            past = past._replace(controls=list_controls(connection))
+        if any(isinstance(policy, LinearThompson) for policy in policies):
+            half_life_days = settings.learning.memory.label_half_life_days
+            past = past._replace(prompts=dated_labels(connection, span.since, half_life_days))
     found = entries(connection, span.since, span.until, metric=span.metric, tick=tick)
     return collected(found, arms_of(settings), policies, span, settings.learning.memory, past)
 

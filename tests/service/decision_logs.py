@@ -6,16 +6,18 @@ import msgspec
 import numpy as np
 
 from bandit.channels import Calibration
+from bandit.linear import MOST_DIMS, PLAIN, Labelled, features
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs, CellKey, counts_of
 from bandit.selection import choose, seed_of
-from bandit.vocabulary import Arm, Limits, PromptProfile, Reward
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Arm, Limits, PromptProfile, Reward
 from service import store
+from service.contexts import Dated
 from service.decide import Caller, Decision
 from service.decision_log import Entry
 from service.learn import Measurement, record
 from service.parts import decision_row
-from service.replaying import Arrival, Past
+from service.past import Arrival, Past
 
 START = 1_800_000_000.0
 STEP_S = 20.0  # between two decisions
@@ -61,7 +63,7 @@ def rated_log(policy: Policy, n: int, seed: int, rate: float = 0.7, fails: float
         good = float(rng.random() < quality(decision, decision.choice.arm))
         rated, failed = rng.random() < rate, rng.random() < fails
         value = 0.0 if failed else good if rated else None
-        found.append(Entry(decision, value, bool(failed), (100, 50, 0), 0.001, decision.choice.arm))
+        found.append(Entry(decision, value, bool(failed), (100, 50, 0), 0.001, decision.choice.arm, 0.5))
     return found
 
 
@@ -72,7 +74,25 @@ def past_of(log: list[Entry]) -> Past:
         for entry in log
         if entry.value is not None
     ]
-    return Past({}, Calibration(), arrivals, (), ())
+    return Past({}, Calibration(), arrivals, (), (), prompts=prompts_of(log))
+
+
+def prompts_of(log: list[Entry]) -> Dated:
+    """The ratings of a log with their prompts, newest first."""
+    rated = [(entry.decision, entry.value) for entry in reversed(log) if entry.value is not None]
+    arms = sorted({decision.choice.arm for decision, _ in rated})
+    at = np.array([decision.created_at + DELAY_S for decision, _ in rated])
+    labelled = Labelled(
+        arms=tuple(arms),
+        arm=np.array([arms.index(decision.choice.arm) for decision, _ in rated], dtype=np.int64),
+        x=np.array([features(decision.profile) for decision, _ in rated]).reshape(len(rated), PLAIN + MOST_DIMS),
+        task=np.array([TASK_TYPES.index(decision.profile.task_type) for decision, _ in rated], dtype=np.int64),
+        tier=np.array([PROMPT_TIERS.index(decision.profile.tier) for decision, _ in rated], dtype=np.int64),
+        value=np.array([value for _, value in rated], dtype=np.float64),
+        weight=np.ones(len(rated)),
+        hour=np.array([int(decision.created_at // 3600) for decision, _ in rated], dtype=np.int64),
+    )
+    return Dated(labelled, at, at)
 
 
 def cell_of(decision: Decision) -> CellKey:

@@ -10,8 +10,12 @@ import pytest
 from click.testing import CliRunner
 
 from bandit.policies import Random
-from service.cli import main
+from bandit.posteriors import Estimate
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
+from service.cli import main, with_database
 from service.configuration import read_settings
+from service.control_actions import Asked, store_control
+from service.controls import Saved
 from service.database import Database, migrate
 from service.evaluate_cli import told_evaluation, told_replay, told_report
 from tests.api.asking import asked
@@ -169,7 +173,7 @@ def live(folder, requests, tag=""):
         asyncio.run(send(running.url))
 
 
-@pytest.mark.parametrize("kind", ["pooled_thompson", "thompson"])
+@pytest.mark.parametrize("kind", ["pooled_thompson", "thompson", "linear_thompson"])
 def test_decisions_of_a_running_service_are_derived_again_bit_for_bit(folder, kind):
     config = folder / "armwise.toml"
     learning = "[learning]\nfit_every_s = 0.05\nfit_labels = 5\n"
@@ -246,9 +250,30 @@ def test_prices_of_an_unknown_model_are_a_mistake(plain_folder):
     assert "no model `lage` is configured" in done.output
 
 
-def test_a_policy_that_learns_from_prompts_is_not_replayed(plain_folder):
-    with_log(plain_folder, rated_log(Random(name="random"), 20, 5))
-    (plain_folder / "candidates.toml").write_text('[[policies]]\nname = "l"\nkind = "linear_thompson"\n')
-    done = armwise(plain_folder, "evaluate", "--policy", "candidates.toml", "--since", "2d")
-    assert done.exit_code == 1
-    assert "cannot be replayed" in done.stderr
+def test_a_policy_that_learns_from_prompts_is_evaluated_like_any_other(folder):
+    """It finds the better model of each task type, which is worth .1 more than chance; three standard errors."""
+    with_log(folder, rated_log(Random(name="random"), 2500, 5))
+    (folder / "candidates.toml").write_text('[[policies]]\nname = "l"\nkind = "linear_thompson"\n')
+    found = as_json(armwise(folder, "evaluate", "--policy", "candidates.toml", "--since", "2d", "--json"))
+    over = found["policies"][0]["difference"]
+    assert over["value"] > 0.05
+    assert over["low"] > 0.0
+
+
+def test_candidates_follow_the_owner_s_switches_unless_told_otherwise(folder):
+    """Held from the beginning at what makes small the best by far, they send it all."""
+    with_log(folder, rated_log(Random(name="random"), 400, 6))
+    held = {"small": Estimate(0.9, 0.01), "large": Estimate(0.1, 0.01)}
+    saved = Saved(estimates={"l": {task: dict.fromkeys(PROMPT_TIERS, held) for task in TASK_TYPES}})
+
+    def switch(connection):
+        return store_control(connection, Asked(action="rollback", to="x"), saved, "me", time.time() - 90_000.0)
+
+    with_database(folder / "armwise.toml", switch)
+    (folder / "candidates.toml").write_text('[[policies]]\nname = "l"\nkind = "pooled_thompson"\n')
+    small = []
+    for more in ([], ["--without-controls"]):
+        done = armwise(folder, "replay", "--policy", "candidates.toml", "--since", "2d", "--json", *more)
+        small.append(as_json(done)["policies"][0]["shares"]["small"])
+    assert small[0] > 0.99
+    assert small[1] < 0.9

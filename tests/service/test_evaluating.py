@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from bandit.channels import Calibration
 from bandit.drift import ON_ALARM
 from bandit.history import ArmRestart, Memory, faded, table_of
+from bandit.linear import LinearThompson
 from bandit.offline import Estimate, Method, difference, evaluate
 from bandit.policies import Fixed, Random, StaticTier
 from bandit.pooled import PooledThompson
@@ -35,7 +36,8 @@ from service.evaluating import (
     report,
 )
 from service.parts import decision_row
-from service.replaying import REFIT_LABELS, REFIT_S, Hindsight, Lengths, Past, read_past
+from service.past import Past, read_past
+from service.replaying import REFIT_LABELS, REFIT_S, Hindsight, Means
 from service.settings import Settings, SimulatedModel
 from tests.service.decision_logs import (
     ARMS,
@@ -92,7 +94,7 @@ def test_intervals_cover_the_true_value():
 def test_a_learning_candidate_learns_as_it_goes():
     """At the end it sends each task type to the model that is good at it; at the start it knew nothing."""
     log = rated_log(RANDOM, 3000, 1)
-    for policy in (Thompson(name="l", prior_strength=5.0), PooledThompson(name="l")):
+    for policy in (Thompson(name="l", prior_strength=5.0), PooledThompson(name="l"), LinearThompson(name="l")):
         found = columns_of(log, policy)
         first, last = truth(log[:200], found.targets["l"][:200]), truth(log[-200:], found.targets["l"][-200:])
         assert last > first + 0.05, policy
@@ -100,18 +102,21 @@ def test_a_learning_candidate_learns_as_it_goes():
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 400), st.sampled_from(["thompson", "pooled"]))
-def test_the_future_is_not_seen(number, kind):
+@given(st.integers(0, 400), st.sampled_from([Thompson(name="l"), PooledThompson(name="l"), LinearThompson(name="l")]))
+def test_the_future_is_not_seen(number, policy):
     """Whatever had not arrived before a decision may change without changing the candidate's probabilities there."""
-    policy = Thompson(name="l") if kind == "thompson" else PooledThompson(name="l")
     log = rated_log(RANDOM, 401, 2)
     past = past_of(log)
     now = log[number].decision.created_at
     known = [one for one in past.arrivals if one.at < now]
     lies = [one._replace(counts=counts_of(Reward(value=0.0))) for one in past.arrivals if one.at >= now]
+    labelled, _, known_at = past.prompts
+    later = labelled._replace(value=np.where(known_at >= now, 0.0, labelled.value))
     full = Hindsight([policy], ARMS, Memory(), past)
     blind = Hindsight([policy], ARMS, Memory(), past._replace(arrivals=known))
-    lied_to = Hindsight([policy], ARMS, Memory(), past._replace(arrivals=known + lies))
+    lied_to = Hindsight(
+        [policy], ARMS, Memory(), past._replace(arrivals=known + lies, prompts=past.prompts._replace(labelled=later))
+    )
     for entry in log[: number + 1]:
         assert full.draw(entry.decision) == blind.draw(entry.decision) == lied_to.draw(entry.decision)
 
@@ -202,7 +207,7 @@ def test_a_change_of_a_model_is_known_from_its_alarm_on():
 
 def test_replies_are_as_long_as_they_were_so_far():
     """Small talks more on one task type: 10 calls of 100 tokens lean on its mean of 60, as 10 calls would."""
-    lengths = Lengths()
+    lengths = Means()
     for _ in range(10):
         lengths.add("small", "Open QA", 100)
         lengths.add("small", "Rewrite", 20)
@@ -298,6 +303,7 @@ async def test_a_stored_log_is_read_as_it_was(database):
     assert {entry.value for entry in unread} == {None}
 
     policies = [Fixed(name="always", arm="large"), Thompson(name="thompson"), PooledThompson(name="pooled")]
+    policies.append(LinearThompson(name="linear"))
     found, left_out = await database.read(gather, SETTINGS, policies, SPAN)
     expected = columns_of(log, *policies)
     assert not left_out
