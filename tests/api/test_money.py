@@ -153,7 +153,9 @@ async def test_late_replies_are_kept_to_their_share(run):
         async with aiohttp.ClientSession(service.url) as http:
             for _ in range(20):
                 await ask(http)
-            await service.parts.fitting.measure(Database(service.settings.database.url), service.parts.setup)
+            database = Database(service.settings.database.url)  # of this loop
+            await service.parts.fitting.measure(database, service.parts.setup)
+            await database.close()
             await asyncio.sleep(1.0)
             for _ in range(30):
                 await ask(http)
