@@ -4,6 +4,7 @@ A pair is one person's label (or a definite failure) and the heuristics' reading
 are integers, so they are exact in any order, and a rebuild from the rewards gives the same.
 """
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
@@ -20,11 +21,14 @@ from service.quality.readings import SOFT, ReadingDetail, Weights
 from service.store import RewardKey, RowDict, total
 from service.tables import calibrations, decisions, reading_weights, rewards
 
+log = logging.getLogger("armwise")
+
 READING_METRIC = "reading"
 HEURISTICS_SOURCE = "heuristics"
 NEWEST = 20_000  # labelled calls that teach the weights; replies that reports look at
 
 _DAY_S = 86_400.0
+_WEIGHTS = 24  # newest ones among which the own are looked for
 _LABELS = sorted(EXPLICIT_CHANNELS)
 PEOPLES = ("thumb", "score")  # labels whose influence is capped; failures are not a person's word
 MACHINES = ("judge", "quiz")  # sources of marks that no person gave
@@ -237,14 +241,21 @@ def labelled_calls(connection: Connection) -> list[tuple[tuple[str, ...], float]
 
 
 def newest_weights(connection: Connection) -> Weights | None:
-    """The weights that were learned last; None before any were, or when they were of other heuristics."""
-    row = connection.execute(
-        select(reading_weights).order_by(reading_weights.c.fitted_at.desc(), reading_weights.c.version).limit(1)
-    ).first()
-    if row is None:
-        return None
-    found = _weights.decode(row.content)
-    return found if set(found.effects) == set(SOFT) else None
+    """The weights of these heuristics that were learned last; None before any were.
+
+    Passed over are those of other heuristics, which another version of Armwise learned, and what cannot be read.
+    """
+    columns = (reading_weights.c.version, reading_weights.c.content)
+    newest = select(*columns).order_by(reading_weights.c.fitted_at.desc(), reading_weights.c.version).limit(_WEIGHTS)
+    for version, content in connection.execute(newest):
+        try:
+            found = _weights.decode(content)
+        except msgspec.DecodeError as error:
+            log.error("the weights %s of the heuristics cannot be read and are passed over: %s", version, error)  # noqa: TRY400 - a sentence
+            continue
+        if set(found.effects) == set(SOFT):
+            return found
+    return None
 
 
 def store_weights(connection: Connection, weights: Weights) -> None:

@@ -101,10 +101,10 @@ async def recalibrate(parts: Parts) -> None:
             await take_newest(parts)
             now, learned = time.time(), parts.reader.learned
             if now - looked_at >= _REFIT_EVERY_S:
-                looked_at = now
                 if learned is None or learned.fitted_at is None or now - learned.fitted_at >= _REFIT_EVERY_S / 2:
                     await refit(parts, now)
                 tell_rates(parts, label_rates(await parts.database.read(calibrations.answered)))
+                looked_at = now
         except Exception:  # learning may never break serving; the next minute tries again
             log.exception("the weights of the heuristics could not be learned")
             parts.metrics.learner_error("recalibrate")

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import insert
 
 from bandit.channels import Pairs, pairs_of
 from bandit.posteriors import evidence_from, posterior
@@ -20,6 +21,7 @@ from service.quality.readings import SOFT, Reader, ReadingDetail, Weights, learn
 from service.quality.refit import label_rates
 from service.quiz import QUIZ_SOURCE
 from service.settings import HeuristicSetting, Quality
+from service.tables import reading_weights
 
 NOON = 1_800_000_000.0
 WEEK = 7 * 86_400.0
@@ -286,6 +288,18 @@ async def test_weights_of_other_heuristics_are_not_taken(database):
     strange = Weights(intercept=1.0, effects={"charm": 1.0}, fitted_at=NOON)
     await database.write(lambda connection: calibrations.store_weights(connection, strange))
     assert await database.read(calibrations.newest_weights) is None
+    own = Weights(intercept=1.0, effects=dict.fromkeys(SOFT, 1.0), labelled=3, fitted_at=NOON - 1.0)
+    await database.write(lambda connection: calibrations.store_weights(connection, own))
+    assert await database.read(calibrations.newest_weights) == own
+
+
+async def test_weights_that_cannot_be_read_are_passed_over_and_told(database, caplog):
+    own = Weights(intercept=1.0, effects=dict.fromkeys(SOFT, 1.0), labelled=3, fitted_at=NOON)
+    row = {"version": "broken", "content": "{", "labelled": 9, "fitted_at": NOON + 1.0}
+    await database.write(lambda connection: connection.execute(insert(reading_weights), [row]) and None)
+    await database.write(lambda connection: calibrations.store_weights(connection, own))
+    assert await database.read(calibrations.newest_weights) == own
+    assert "the weights broken of the heuristics cannot be read" in caplog.text
 
 
 async def test_labelled_calls_leave_out_what_counts_nothing(decided):
