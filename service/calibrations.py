@@ -203,11 +203,12 @@ def folded_sums(connection: Connection) -> Deltas:
     return {key: found for key, found in sums.items() if found != Pairs()}
 
 
-def refold(connection: Connection, at: float) -> int:
-    """Make the sums again from the log of rewards; returns how many were wrong."""
-    wrong = difference(folded_sums(connection), stored_sums(connection))
-    add(connection, wrong, at)
-    return len(wrong)
+def missing(connection: Connection) -> Deltas:
+    """What must be added to the stored sums to get those of the log of rewards; empty when they are sound.
+
+    Must be called on one view of the database, `Database.read`, or what is learned meanwhile looks wrong.
+    """
+    return difference(folded_sums(connection), stored_sums(connection))
 
 
 def calibration(connection: Connection, namespace: str = "") -> Calibration:

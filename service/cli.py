@@ -149,12 +149,19 @@ def rebuild(config: Path | None) -> None:
     import time
 
     from service import calibrations, store
+    from service.options import look
 
-    wrong = with_database(config, lambda connection: store.refold(connection, time.time()))
-    pairs = with_database(config, lambda connection: calibrations.refold(connection, time.time()))
-    click.echo(f"Rebuilt. {wrong} cells had differed from the rewards.")
+    settings = read(config)
+    wrong, pairs = look(settings, store.compare_fold), look(settings, calibrations.missing)
+
+    def correct(connection: "Connection") -> None:
+        store.correct_cells(connection, wrong, time.time())
+        calibrations.add(connection, pairs, time.time())
+
+    with_database(config, correct)
+    click.echo(f"Rebuilt. {len(wrong)} cells had differed from the rewards.")
     if pairs:
-        click.echo(f"{pairs} calibrations had differed, too.")
+        click.echo(f"{len(pairs)} calibrations had differed, too.")
 
 
 @main.group()

@@ -339,20 +339,21 @@ def _folded_rewards(connection: Connection) -> dict[CellKey, Counts]:
 
 
 def compare_fold(connection: Connection) -> dict[CellKey, tuple[Counts, Counts]]:
-    """Where cells and the log of rewards disagree: what is stored, and what the rewards add up to. Empty when sound."""
+    """Where cells and the log of rewards disagree: what is stored, and what the rewards add up to. Empty when sound.
+
+    Must be called on one view of the database, `Database.read`, or what is learned meanwhile looks wrong.
+    """
     stored, folded = cells_from_hour(connection, 0), _folded_rewards(connection)
     pairs = {key: (stored.get(key, Counts()), folded.get(key, Counts())) for key in stored.keys() | folded.keys()}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def refold(connection: Connection, at: float) -> int:
-    """Make the cells again from the log of rewards; returns how many were wrong.
+def correct_cells(connection: Connection, wrong: Mapping[CellKey, tuple[Counts, Counts]], at: float) -> None:
+    """Correct what `compare_fold` found by adding, so that what was learned since stays.
 
     Wrong cells that no reward stands behind stay as zeros, so that other processes see them change.
     """
-    wrong = compare_fold(connection)
     add_to_cells(connection, {key: folded.minus(stored) for key, (stored, folded) in wrong.items()}, at)
-    return len(wrong)
 
 
 # Keys

@@ -148,9 +148,11 @@ async def test_a_rebuild_mends_sums_that_are_wrong(decided):
     ghost = KEY._replace(arm="gone")
     wrong = {KEY: Pairs(1, 2, 3, 4, 5), ghost: Pairs(9, 9, 9, 9, 9)}
     await decided.write(lambda connection: calibrations.add(connection, wrong, NOON))
-    assert await decided.write(lambda connection: calibrations.refold(connection, NOON)) == 2
+    found = await decided.read(calibrations.missing)
+    assert found.keys() == wrong.keys()
+    await decided.write(lambda connection: calibrations.add(connection, found, NOON))
     assert await decided.read(calibrations.stored_sums) == right
-    assert await decided.write(lambda connection: calibrations.refold(connection, NOON)) == 0
+    assert await decided.read(calibrations.missing) == {}
 
 
 async def test_the_calibration_sums_models_and_weights_per_task_type(decided):

@@ -229,7 +229,8 @@ async def test_a_rebuild_by_somebody_else_is_noticed(decided):
         await decided.write(lambda connection: store.add_to_cells(connection, spoiled, time.time()))
         await knowledge.refresh(writer)
         assert knowledge.latest("", TASK).of("gone").explicit_n == 7.0
-        await decided.write(partial(store.refold, at=time.time()))
+        wrong = await decided.read(store.compare_fold)
+        await decided.write(partial(store.correct_cells, wrong=wrong, at=time.time()))
         await knowledge.refresh(writer)
         assert knowledge.latest("", TASK).evidence.keys() == {"small"}
 

@@ -8,6 +8,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from bandit.posteriors import CellKey, Counts
 from service import store
 from service.database import Database
+from service.learn import Measurement, record
 from service.reports import usage
 
 NOON = 1_800_000_000.0
@@ -204,7 +205,7 @@ async def test_cells_add_up_over_hours(database):
     assert await database.read(store.cells_changed_since, 21.0) == ({}, 21.0)
 
 
-async def test_refolding_makes_cells_from_rewards(database, decision_row):
+async def test_cells_are_corrected_from_the_rewards(database, decision_row):
     reward = {
         "decision_id": "d", "metric": "quality", "source": "user", "user": "", "value": 0.3, "weight": 0.7,
         "channel": "thumb", "namespace": "", "arm": "small", "task_type": "Open QA", "tier": "simple",
@@ -218,13 +219,35 @@ async def test_refolding_makes_cells_from_rewards(database, decision_row):
 
     await database.write(work)
     right = Counts(700_000, 210_000, 63_000)
-    assert await database.read(store.compare_fold) == {
-        stray: (Counts(9, 9, 9), Counts()),
-        CELL: (Counts(1, 0, 0), right),
-    }
-    assert await database.write(lambda connection: store.refold(connection, NOON + 1)) == 2
+    wrong = await database.read(store.compare_fold)
+    assert wrong == {stray: (Counts(9, 9, 9), Counts()), CELL: (Counts(1, 0, 0), right)}
+
+    def learned_meanwhile(connection):
+        store.insert_rewards(connection, [{**reward, "user": "another"}])
+        store.add_to_cells(connection, {CELL: right}, NOON)
+
+    await database.write(learned_meanwhile)
+    await database.write(lambda connection: store.correct_cells(connection, wrong, NOON + 1))
     assert await database.read(store.compare_fold) == {}
-    assert (await database.read(store.cells_from_hour, 0))[CELL] == right
+    assert (await database.read(store.cells_from_hour, 0))[CELL] == right.plus(right)
+
+
+async def test_what_is_learned_while_cells_are_compared_is_not_taken_for_wrong(database, database_url, decision_row):
+    ids = [f"d{number}" for number in range(400)]
+    await database.write(lambda c: store.insert_decisions(c, [decision_row(one, created_at=NOON) for one in ids]))
+
+    async def learn():
+        for one in ids:
+            said = [Measurement(decision_id=one, metric="quality", source="user", value=1.0, at=NOON)]
+            await database.write(partial(record, measurements=said, window_s=1.0, now=NOON))
+
+    other, learning, found = Database(database_url), asyncio.create_task(learn()), []
+    while not learning.done():
+        found.append(await other.read(store.compare_fold))
+    await other.close()
+    await learning
+    assert len(found) > 5
+    assert not any(found)
 
 
 async def test_usage_counts_decisions_once_however_many_attempts(database, decision_row, attempt_row):
