@@ -29,10 +29,22 @@ Integers = NDArray[np.int64]
 MODELS, TASKS, TIERS = 6, 4, 3
 CELLS = TASKS * TIERS
 REQUESTS, REFIT = 20_000, 1_000
+EXPLORATION = Exploration(boldness=0.4, active=8, floor=0.01)
 TASK_NAMES = tuple(f"task {number}" for number in range(TASKS))
 RATES = (0.05, 0.01)  # of feedback
-REMEDIES = ("none", "task, tier, reading", "model, reading", "model, task, reading", "regression", "asked", "repeats")
+REMEDIES = (
+    "none",
+    "task, tier, reading",
+    "model, reading",
+    "model, task, reading",
+    "regression",
+    "asked",
+    "asked too",
+    "asked, others a fifth",
+    "repeats",
+)
 ASKED = 0.01  # of all replies, at random; everybody who is asked answers
+FIFTH = 0.2  # weight of a label that nobody asked for, beside those that were
 AGAIN_GOOD, AGAIN_BAD = (
     0.015,
     0.075,
@@ -89,10 +101,11 @@ class Log(NamedTuple):
     y: Array
     h: Array
     label: NDArray[np.bool_]
+    asked: NDArray[np.bool_]  # whether the label is of somebody who was asked
 
     def first(self, n: int) -> "Log":
         """The first n of them."""
-        return Log(self.arm[:n], self.cell[:n], self.y[:n], self.h[:n], self.label[:n])
+        return Log(self.arm[:n], self.cell[:n], self.y[:n], self.h[:n], self.label[:n], self.asked[:n])
 
 
 def simulated(world: World, remedy: str, signal: Signal, rate: float, seed: int) -> Result:
@@ -113,7 +126,7 @@ def run(
     cells = rng.integers(CELLS, size=REQUESTS)
     draws, moods, asks, replies, readings, agains = rng.random((6, REQUESTS))
     chance = _chance(world, signal, truth, rate)
-    log = Log(*(np.zeros(REQUESTS, dtype=kind) for kind in (np.int64, np.int64, float, float, bool)))
+    log = Log(*(np.zeros(REQUESTS, dtype=kind) for kind in (np.int64, np.int64, float, float, bool, bool)))
     probabilities = np.full((CELLS, MODELS), 1.0 / MODELS)
     for start in range(0, REQUESTS, REFIT):
         now = slice(start, start + REFIT)
@@ -121,13 +134,16 @@ def run(
         arm = (np.cumsum(probabilities[cell], axis=1) < draws[now, None]).sum(axis=1).clip(max=MODELS - 1)
         y = (replies[now] < truth[arm, cell]).astype(float)
         h = (readings[now] < np.where(y > 0, signal.good, signal.bad)).astype(float)
-        rated = asks[now] < ASKED if remedy == "asked" else moods[now] < chance[arm, y.astype(int), h.astype(int)]
+        rated = moods[now] < chance[arm, y.astype(int), h.astype(int)]
+        asked = (asks[now] < ASKED) & remedy.startswith("asked")
+        rated = asked if remedy == "asked" else rated | asked
         if remedy == "repeats":
             h *= agains[now] >= np.where(y > 0, AGAIN_GOOD, AGAIN_BAD) * np.array(world.again)[arm]
         log.arm[now], log.cell[now], log.y[now], log.h[now], log.label[now] = arm, cell, y, h, rated
+        log.asked[now] = asked
         if not even:
             found = _fit(log.first(start + REFIT), remedy)
-            probabilities = np.asarray(chances(found, Exploration())).reshape(CELLS, MODELS)
+            probabilities = np.asarray(chances(found, EXPLORATION)).reshape(CELLS, MODELS)
     return log, truth, _fit(log, remedy)
 
 
@@ -177,6 +193,8 @@ def _fit(log: Log, remedy: str) -> Pooled:
         place = log.arm * TASKS + task
         strata = {"task, tier, reading": log.cell, "model, reading": log.arm, "model, task, reading": place}
         weight = label_weights(log.label, strata[remedy] * 2 + log.h.astype(np.int64))
+    elif remedy == "asked, others a fifth":
+        weight = np.where(log.asked, 1.0, FIFTH)
     weight = np.where(log.label, weight, 0.0)
     place = log.arm * CELLS + log.cell
     n = _sum(place, weight)

@@ -93,28 +93,25 @@ def sums(connection: Connection, newest: int) -> BySubject:
         .limit(newest)
         .subquery()
     )
-    said, asked = _said(read, asked=False), _said(read, asked=True)
+    said = _said(read)
     ok = and_(attempts.c.outcome == "ok", attempts.c.completion_tokens > 0)
-    same_call = and_(attempts.c.decision_id == read.c.decision_id, attempts.c.arm == read.c.arm, ok)
-    h, y, t = read.c.h, said.c.y, case((said.c.y.is_not(None), cast(attempts.c.completion_tokens, Float)))
+    same_call = and_(attempts.c.decision_id == said.c.decision_id, attempts.c.arm == said.c.arm, ok)
+    h, y, asked = said.c.h, said.c.y, said.c.asked
+    t = case((y.is_not(None), cast(attempts.c.completion_tokens, Float)))
     measured, good = case((t.is_not(None), y)), case((and_(t.is_not(None), y >= _GOOD), 1.0))
     wanted = (
         select(
-            read.c.arm,
-            read.c.task_type,
+            said.c.arm,
+            said.c.task_type,
             *_moments(y, case((y.is_not(None), h))),
             func.count(case((y.is_(None), h))),
             *(_sum(part) for part in (case((y.is_(None), h)), case((y.is_(None), h * h)))),
-            *_moments(asked.c.y, case((asked.c.y.is_not(None), h))),
+            *_moments(asked, case((asked.is_not(None), h))),
             func.count(measured),
             *(_sum(part) for part in (measured, t, measured * measured, measured * t, t * t, good, good * t)),
         )
-        .select_from(
-            read.outerjoin(said, _same_reply(read, said))
-            .outerjoin(asked, _same_reply(read, asked))
-            .outerjoin(attempts, same_call)
-        )
-        .group_by(read.c.arm, read.c.task_type)
+        .select_from(said.outerjoin(attempts, same_call))
+        .group_by(said.c.arm, said.c.task_type)
     )
     return {
         (row[0], row[1]): Sums(Rated(*row[2:8]), Unrated(*row[8:11]), Rated(*row[11:17]), LengthSums(*row[17:25]))
@@ -122,25 +119,29 @@ def sums(connection: Connection, newest: int) -> BySubject:
     }
 
 
-def _said(read: Subquery, *, asked: bool) -> Subquery:
-    """The mean rating of each reply, by the weights of those who rated it."""
-    wanted = select(
-        rewards.c.decision_id,
-        rewards.c.arm,
-        (func.sum(rewards.c.weight * rewards.c.value) / func.sum(rewards.c.weight)).label("y"),
-    ).where(
+def _said(read: Subquery) -> Subquery:
+    """The mean rating of each reply, by the weights of those who rated it: of all, and of those who were asked.
+
+    Rows are looked up by decision: Postgres joins two grouped tables row by row when it has no statistics yet.
+    """
+    by_asked = case((rewards.c.source == ASKED_SOURCE, rewards.c.weight))
+    of_reply = and_(
+        rewards.c.decision_id == read.c.decision_id,
+        rewards.c.arm == read.c.arm,
         rewards.c.channel.in_(PEOPLES),
         rewards.c.source.not_in(MACHINES),
         rewards.c.weight > 0.0,
-        rewards.c.decision_id.in_(select(read.c.decision_id)),
     )
-    if asked:
-        wanted = wanted.where(rewards.c.source == ASKED_SOURCE)
-    return wanted.group_by(rewards.c.decision_id, rewards.c.arm).subquery()
-
-
-def _same_reply(read: Subquery, said: Subquery) -> ColumnElement[bool]:
-    return and_(said.c.decision_id == read.c.decision_id, said.c.arm == read.c.arm)
+    return (
+        select(
+            *read.c,
+            (func.sum(rewards.c.weight * rewards.c.value) / func.sum(rewards.c.weight)).label("y"),
+            (func.sum(by_asked * rewards.c.value) / func.sum(by_asked)).label("asked"),
+        )
+        .select_from(read.outerjoin(rewards, of_reply))
+        .group_by(*read.c)
+        .subquery()
+    )
 
 
 def _moments(y: ColumnElement[float], h: ColumnElement[float]) -> list[ColumnElement[Any]]:
