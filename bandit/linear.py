@@ -12,7 +12,7 @@ Agrawal and Goyal, "Thompson Sampling for Contextual Bandits with Linear Payoffs
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,12 +22,11 @@ from bandit.costs import expected_cost
 from bandit.drift import kept
 from bandit.history import ArmRestart, History, Integers, Memory
 from bandit.policies import Policy, Probabilities
-from bandit.pooled import Exploration, chances
-from bandit.pooling import Pooled
+from bandit.pooled import Exploration, cheapest, drawn, guard_of, newcomers, thrift_of
 from bandit.posteriors import Beliefs, Regression
 from bandit.priors import PriorTable
 from bandit.thompson import PriorMeans
-from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms
+from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
 
 Array = NDArray[np.float64]
 
@@ -205,6 +204,17 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
     prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
     prior: PriorTable | None = None
     cost_weight: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
+    objective: Literal["quality", "floor"] = "quality"  # "floor": the cheapest that is as good
+    within: float = 0.02  # with "floor": how far below the best quality is good enough
+    certainty: float = 0.9  # with "floor": how sure that must be
+    nursery: float = 0.05  # share of traffic that goes to arms that came later, as long as little is known of them
+    nursery_labels: float = 30.0  # labels, or calls that were read instead, from which an arm is no longer new
+    baseline: str = ""  # name of the arm that the others are held against; empty: none
+    gate: float = 0.05  # arms that are surely worse than the baseline by more than this get the floor alone
+    credit: float = 1.0  # share of the baseline's quality that exploring may be expected to cost; 1: any
+
+    def named_arms(self) -> tuple[str, ...]:
+        return (self.baseline,) if self.baseline else ()
 
     @property
     def exploration(self) -> Exploration:
@@ -238,7 +248,8 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
         found = regress_best(known, self.variance, history.variance_factor)
         mean = found.mean.copy()
         mean[:, 0] += history.mean_shift
-        return {one.name: regression(mean[k], found.covariance[k]) for k, one in enumerate(arms)}
+        new = newcomers(history, self.nursery_labels)
+        return {one.name: regression(mean[k], found.covariance[k], new=new[k]) for k, one in enumerate(arms)}
 
     def predicted(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> tuple[Array, Array]:
         """Mean and standard deviation of every arm's quality on this prompt; of an arm never worked out, the prior."""
@@ -267,19 +278,40 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
     ) -> Probabilities:
         mean, sd = self.predicted(profile, arms, beliefs)
         costs = np.array([expected_cost(arm, profile) for arm in arms])
+        if self.objective == "floor":
+            return cheapest(mean, sd, costs, self.within, 1.0 - self.certainty, self.floor)
         utility = mean - (self.cost_weight + terms.usd_price) * costs
-        free = terms.room_usd is None
-        usable = np.ones(len(arms), dtype=bool) if free else affordable_within(terms.room_usd or 0.0, costs)
-        chance = np.zeros(len(arms))
-        some = Pooled(utility[usable][:, None, None], sd[usable][:, None, None], 0.0)
-        chance[usable] = chances(some, self.exploration)[0, 0]
-        return chance
+        room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, costs).tolist())
+        known = beliefs.regressions
+        new = np.array([arm.name in known and known[arm.name].new for arm in arms])
+        return drawn(
+            mean,
+            sd,
+            utility,
+            new,
+            room=room,
+            thrift=thrift_of(costs.tolist(), terms),
+            exploration=self.exploration,
+            nursery=self.nursery,
+            guard=guard_of(arms, self.baseline, self.gate, self.credit),
+        )
+
+    def trade(
+        self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
+    ) -> tuple[Trade, ...]:
+        mean, sd = self.predicted(profile, arms, beliefs)
+        price = self.cost_weight + terms.usd_price
+        costs = [expected_cost(arm, profile) for arm in arms]
+        return tuple(
+            Trade(arm=arm.name, quality=one, sd=wide, cost_usd=cost, late=0.0, worth=one - price * cost)
+            for arm, one, wide, cost in zip(arms, mean.tolist(), sd.tolist(), costs, strict=True)
+        )
 
 
-def regression(mean: Array, covariance: Array) -> Regression:
+def regression(mean: Array, covariance: Array, *, new: bool = False) -> Regression:
     """Weights as they are stored: the mean to six digits, the covariance's Cholesky factor in half precision."""
     factor = np.linalg.cholesky(covariance)[np.tril_indices(len(mean))]
-    return Regression(tuple(np.round(mean, _DIGITS).tolist()), factor.astype("<f2").tobytes())
+    return Regression(tuple(np.round(mean, _DIGITS).tolist()), factor.astype("<f2").tobytes(), new)
 
 
 @lru_cache(maxsize=32)

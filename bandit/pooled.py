@@ -41,7 +41,7 @@ class Exploration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     active: int = (
         8  # arms of highest mean + 1 sd are drawn by their chance of being best, the others by the floor alone
     )
-    floor: float = 0.01  # share of traffic: half of it evenly over the active arms, half over all
+    floor: float = 0.004  # share of traffic: half of it evenly over the active arms, half over all
 
 
 class Guard(NamedTuple):
@@ -85,7 +85,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
 
     boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
     active: int = 8  # so many arms of highest mean + 1 sd are drawn by their chance of being best
-    floor: float = 0.01  # share of traffic that is spread: half evenly over the active arms, half over all
+    floor: float = 0.004  # share of traffic that is spread: half evenly over the active arms, half over all
     prior_means: PriorMeans = PriorMeans()
     prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
     prior: PriorTable | None = None
@@ -163,7 +163,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         found = self.pooled(arms, history)
         mean, sd = np.round(found.mean, _DIGITS).tolist(), np.round(found.sd, _DIGITS).tolist()
         tokens, late = history.output_tokens, history.late
-        new = self._new(history)
+        new = newcomers(history, self.nursery_labels)
         return {
             (task, tier): {
                 arm.name: Estimate(
@@ -178,18 +178,6 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
             for t, task in enumerate(TASK_TYPES)
             for z, tier in enumerate(PROMPT_TIERS)
         }
-
-    def _new(self, history: History) -> list[bool]:
-        """Which arms came later than the others and are not known yet. All new is none new.
-
-        An arm that was there from the beginning and has few labels is one that others beat: it is left to the draws.
-        """
-        known = history.labels.n.sum(axis=(1, 2)) + history.readings.n.sum(axis=(1, 2)) / _READINGS_PER_LABEL
-        new = [
-            arm in history.arrived and bool(labels < self.nursery_labels)
-            for arm, labels in zip(history.arms, known, strict=True)
-        ]
-        return [one and not all(new) for one in new]
 
     def estimate(self, arm: Arm, task_type: TaskType, tier: PromptTier, beliefs: Beliefs) -> Estimate:
         """What is known of an arm's quality in a cell; of one never worked out, the prior."""
@@ -212,9 +200,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
             return _cheapest(cell, costs, self.within, 1.0 - self.certainty, self.exploration)
         shift = tuple([price * cost + terms.late_price * one.late for cost, one in zip(costs, cell, strict=True)])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
-        # No arm spends more of the budget than of the traffic on being explored.
-        budget = terms.budget_usd
-        thrift = tuple([min(1.0, budget / max(cost, _LEAST_USD)) for cost in costs]) if budget else ()
+        thrift = thrift_of(costs, terms)
         return _chances(cell, shift, room, thrift, self.exploration, self.nursery, self.guard(arms))
 
     def _cell(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> tuple[Estimate, ...]:
@@ -227,10 +213,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
 
     def guard(self, arms: Sequence[Arm]) -> Guard | None:
         """What `arms` are held against; None without a baseline among them."""
-        if not self.baseline:
-            return None
-        found = (index for index, arm in enumerate(arms) if arm.name == self.baseline)
-        return next((Guard(index, self.gate, self.credit) for index in found), None)
+        return guard_of(arms, self.baseline, self.gate, self.credit)
 
     def trade(
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
@@ -267,30 +250,81 @@ def _chances(
     nursery: float,
     guard: Guard | None,
 ) -> Probabilities:
-    """`chances` of one cell, remembered: between two fits a cell's answer is a look-up. It cannot be written to.
+    """`drawn` of one cell, remembered: between two fits a cell's answer is a look-up. It cannot be written to.
 
-    `shift` is what cost takes away from each arm's quality, `room` says which arms there is money for, `thrift` which
-    part of the floor each may have; empty: nothing, all, and all of it.
+    `shift` is what cost takes away from each arm's quality; empty: nothing.
     """
     mean, sd = np.array([one.mean for one in cell]), np.array([one.sd for one in cell])
     utility = mean - np.array(shift) if shift else mean
-    affordable = np.array(room) if room else np.ones(len(cell), dtype=bool)
+    new = np.array([one.new for one in cell])
+    found = drawn(
+        mean, sd, utility, new, room=room, thrift=thrift, exploration=exploration, nursery=nursery, guard=guard
+    )
+    found.setflags(write=False)
+    return found
+
+
+def drawn(  # noqa: PLR0913 - what a decision weighs
+    mean: Array,
+    sd: Array,
+    utility: Array,
+    new: NDArray[np.bool_],
+    *,
+    room: Sequence[bool],
+    thrift: Sequence[float],
+    exploration: Exploration,
+    nursery: float,
+    guard: Guard | None,
+) -> Array:
+    """The chance of every arm, shape (n_arms,), from what is known of it on one prompt: arrays of the same shape.
+
+    `utility` is the mean quality less what cost takes away, `room` says which arms there is money for, `thrift` which
+    part of the floor each may have; empty: all, and all of it.
+    """
+    affordable = np.array(room) if room else np.ones(len(mean), dtype=bool)
     some = Pooled(utility[affordable][:, None, None], sd[affordable][:, None, None], 0.0)
     guarded = guard is not None and bool(affordable[guard.baseline])
     fit = fit_to_serve(mean, sd, guard.baseline, guard.gate)[affordable] if guard is not None and guarded else None
     freely = Exploration(exploration.boldness, exploration.active, 0.0) if thrift else exploration
-    part = np.array(thrift) if thrift else np.ones(len(cell))
-    found = np.zeros(len(cell))
+    part = np.array(thrift) if thrift else np.ones(len(mean))
+    found = np.zeros(len(mean))
     found[affordable] = chances(some, freely, fit)[0, 0]
     if thrift:
         found = _spread(found, affordable, exploration.floor, part)
     if guard is not None and guarded and guard.credit < 1.0:
         found = within_credit(found, mean, sd, guard.baseline, guard.credit)
-    new = np.array([one.new for one in cell]) & affordable
-    if new.any() and not new.all():
-        found = _spread(found, new, nursery, part)
-    found.setflags(write=False)
+    nursed = new & affordable
+    if nursed.any() and not nursed.all():
+        found = _spread(found, nursed, nursery, part)
     return found
+
+
+def newcomers(history: History, nursery_labels: float) -> list[bool]:
+    """Which arms came later than the others and are not known yet. All new is none new.
+
+    An arm that was there from the beginning and has few labels is one that others beat: it is left to the draws.
+    """
+    known = history.labels.n.sum(axis=(1, 2)) + history.readings.n.sum(axis=(1, 2)) / _READINGS_PER_LABEL
+    new = [
+        arm in history.arrived and bool(labels < nursery_labels)
+        for arm, labels in zip(history.arms, known, strict=True)
+    ]
+    return [one and not all(new) for one in new]
+
+
+def guard_of(arms: Sequence[Arm], baseline: str, gate: float, credit: float) -> Guard | None:
+    """What `arms` are held against; None without the baseline among them."""
+    if not baseline:
+        return None
+    found = (index for index, arm in enumerate(arms) if arm.name == baseline)
+    return next((Guard(index, gate, credit) for index in found), None)
+
+
+def thrift_of(costs: Sequence[float], terms: Terms) -> tuple[float, ...]:
+    """Which part of the floor each arm may have: none spends more of the budget than of the traffic on it."""
+    if not terms.budget_usd:
+        return ()
+    return tuple([min(1.0, terms.budget_usd / max(cost, _LEAST_USD)) for cost in costs])
 
 
 def _spread(drawn: Array, among: NDArray[np.bool_], share: float, part: Array) -> Array:
@@ -305,7 +339,13 @@ def _cheapest(
 ) -> Probabilities:
     """The cheapest arm that is good enough, and the floor for the others; remembered, and cannot be written to."""
     mean, sd = np.array([one.mean for one in cell]), np.array([one.sd for one in cell])
-    found = np.full(len(cell), exploration.floor / len(cell))
-    found[cheapest_good_enough(mean, sd, np.array(costs), within, doubt)] += 1.0 - exploration.floor
+    found = cheapest(mean, sd, np.array(costs), within, doubt, exploration.floor)
     found.setflags(write=False)
+    return found
+
+
+def cheapest(mean: Array, sd: Array, costs: Array, within: float, doubt: float, floor: float) -> Array:
+    """All but the floor on the cheapest arm that is good enough: shape (n_arms,)."""
+    found = np.full(len(mean), floor / len(mean))
+    found[cheapest_good_enough(mean, sd, costs, within, doubt)] += 1.0 - floor
     return found

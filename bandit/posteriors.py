@@ -93,6 +93,7 @@ class Regression(msgspec.Struct, frozen=True, array_like=True):
 
     mean: tuple[float, ...]  # (n_features,)
     factor: bytes  # lower triangle of the covariance's Cholesky factor, row by row: float16, least byte first
+    new: bool = False  # hardly anything was said of the arm yet, while much was of others
 
 
 class Beta(msgspec.Struct, frozen=True):

@@ -212,8 +212,8 @@ def _pooled(policy: PooledThompson) -> Iterator[str]:
 
 
 def _linear(policy: LinearThompson) -> Iterator[str]:
-    yield from _outside(policy, ["floor"], low=0.0, high=1.0)
-    yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
+    yield from _outside(policy, ["floor", "certainty", "nursery", "gate", "credit"], low=0.0, high=1.0)
+    yield from _outside(policy, ["boldness", "cost_weight", "within", "nursery_labels"], low=0.0)
     yield from _outside(policy, ["active"], low=1)
     yield from _outside(policy, ["vector_dims"], low=0, high=MOST_DIMS)
     yield from _outside(policy, ["strength"], low=1.0, high=1e6)

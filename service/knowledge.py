@@ -237,7 +237,9 @@ class Knowledge:
         """
         believed = decode(content) if content is not None else Beliefs()
         if believed.regressions or (content is None and weights):
-            return self._contents.keep_regressions({**believed.regressions, **weights})
+            fresh = believed.regressions
+            held_weights = {arm: replace(one, new=arm in fresh and fresh[arm].new) for arm, one in weights.items()}
+            return self._contents.keep_regressions({**fresh, **held_weights})
         known = believed.estimates
         found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
         return self._contents.keep_estimates({**known, **found})

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 from sklearn.linear_model import Ridge
 
+from bandit.costs import expected_cost
 from bandit.drift import Restart
 from bandit.history import ArmRestart, Memory, faded, table_of
 from bandit.linear import (
@@ -22,7 +23,8 @@ from bandit.linear import (
     regress_best,
     regression,
 )
-from bandit.posteriors import Beliefs
+from bandit.pooled import PooledThompson
+from bandit.posteriors import Beliefs, Estimate
 from bandit.priors import PriorTable
 from bandit.vocabulary import TASK_TYPES, Arm, DimensionScores, PromptProfile, Terms
 
@@ -284,3 +286,68 @@ def test_what_is_stored_is_close_to_what_was_found_and_small():
     seen = np.array(features(some))
     assert mean == pytest.approx(policy.prior_means.of("medium", "medium") + found.mean @ seen, abs=1e-5)
     assert sd == pytest.approx(np.sqrt(np.einsum("i,kij,j->k", seen, found.covariance, seen)), rel=2e-3)
+
+
+# What is held against quality, as in `pooled_thompson`
+
+THREE = [Arm(name="a", price_out=1.0), Arm(name="b", price_out=100.0), Arm(name="c", price_out=50.0)]
+
+
+def believing(means, sds, **new):
+    """Regressions of an intercept alone: quality of each arm beside its prior of .72, whatever the prompt."""
+    found = {}
+    for (name, mean), sd in zip(means.items(), sds, strict=True):
+        weights, covariance = np.zeros(PLAIN), np.eye(PLAIN) * 1e-8
+        weights[0], covariance[0, 0] = mean - 0.72, sd**2
+        found[name] = regression(weights, covariance, new=new.get(name, False))
+    return Beliefs("v", regressions=found)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.tuples(*[st.floats(0.3, 0.9)] * 3),
+    st.tuples(*[st.floats(0.01, 0.2)] * 3),
+    st.sampled_from(["", "b"]),
+    st.floats(0.01, 1.0),
+    st.sampled_from([0.0, 20.0]),
+    st.booleans(),
+    st.sampled_from(["quality", "floor"]),
+)
+def test_a_prompt_is_weighed_like_a_cell_of_which_as_much_is_known(mean, sd, baseline, credit, price, new, objective):
+    """`pooled_thompson` with estimates equal to what the regressions predict draws alike."""
+    same = {"baseline": baseline, "credit": credit, "objective": objective, "cost_weight": price}
+    linear, cells = LinearThompson(name="l", **same), PooledThompson(name="p", floor=0.01, **same)
+    linear = msgspec.structs.replace(linear, floor=0.01)
+    known = believing(dict(zip("abc", mean, strict=True)), sd, c=new)
+    some = prompt(prompt_tokens=64)
+    means, sds = linear.predicted(some, THREE, known)
+    estimates = {
+        arm.name: Estimate(float(one), float(wide), new=new and arm.name == "c")
+        for arm, one, wide in zip(THREE, means, sds, strict=True)
+    }
+    expected = cells.probabilities(some, THREE, Beliefs("v", {}, estimates))
+    assert linear.probabilities(some, THREE, known) == pytest.approx(expected, abs=1e-6)
+
+
+def test_the_cheapest_that_is_as_good_is_drawn():
+    policy = LinearThompson(name="l", objective="floor", floor=0.03)
+    found = policy.probabilities(prompt(), THREE, believing({"a": 0.6, "b": 0.9, "c": 0.895}, [0.005] * 3))
+    assert found == pytest.approx([0.01, 0.01, 0.98])
+
+
+def test_an_arm_that_came_later_is_new_until_enough_is_known_of_it():
+    """Both have few labels; the one that was there from the beginning is not new."""
+    policy = LinearThompson(name="l", floor=0.0, nursery=0.2)
+    came = ArmRestart("b", 0, Restart(new=True))
+    known = learned(policy, rows(arm=[0] * 5, value=[1.0] * 5), history=nothing(restarts=[came]))
+    assert {name: one.new for name, one in known.regressions.items()} == {"a": False, "b": True}
+    without = msgspec.structs.replace(policy, nursery=0.0).probabilities(prompt(), ARMS, known)
+    assert policy.probabilities(prompt(), ARMS, known) == pytest.approx(0.8 * without + [0.0, 0.2])
+
+
+def test_what_each_arm_offers_is_told():
+    policy = LinearThompson(name="l", cost_weight=100.0)
+    known = believing({"a": 0.6, "b": 0.9, "c": 0.8}, [0.01] * 3)
+    for row, arm in zip(policy.trade(prompt(), THREE, known), THREE, strict=True):
+        assert row.worth == pytest.approx(row.quality - 100.0 * expected_cost(arm, prompt()))
+        assert (row.arm, row.late) == (arm.name, 0.0)

@@ -78,6 +78,14 @@ def test_a_frozen_regression_stays_where_it_is_frozen_and_nowhere_else():
     assert means(knowledge) == {"small": 0.3, "large": 0.4}
 
 
+def test_whether_a_model_is_new_is_not_held():
+    knowledge, _ = frozen(task_type=TASK, model="small")
+    content = encode_regressions({"small": msgspec.structs.replace(weights(0.3), new=True), "large": weights(0.4)})
+    knowledge.take_fit("", "linear", {(TASK, "medium"): content})
+    found = knowledge.believed(POLICY, "", PromptProfile(task_type=TASK, tier="medium"), 0.0).regressions
+    assert (found["small"].mean[0], found["small"].new, found["large"].new) == (0.1, True, False)
+
+
 def test_a_whole_freeze_is_saved_once_and_shared_by_all_cells():
     knowledge, row = frozen()
     assert len(msgspec.json.decode(row.content, type=Saved).regressions) == 1
