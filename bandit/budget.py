@@ -20,7 +20,6 @@ Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
 CUSHION = 3.0
-REPRICE_EVERY = 200  # requests; sooner when a price or the set of arms changes
 
 _MOST_USD = 1_000.0  # no call costs more: a meter or a price list that says so is broken, and is not believed
 _FARTHEST = 1e9  # a quality beyond this, in points, is broken too
@@ -213,7 +212,10 @@ def paced_budget(pacer: Pacer, state: PacerState) -> float:
 
 
 def repriced(pacer: Pacer, state: PacerState, weights: Vector, quality: Matrix, cost_usd: Matrix) -> PacerState:
-    """Solve for the price again, with what is believed now; arguments as in `allocation`. See `REPRICE_EVERY`."""
+    """Solve for the price again, with what is believed now; arguments as in `allocation`.
+
+    Every 200 requests is often enough, and at once when a price or the set of arms changes.
+    """
     solved = dual_price(weights, quality, cost_usd, paced_budget(pacer, state))
     return msgspec.structs.replace(state, price0=solved)
 

@@ -1,8 +1,8 @@
 """A world that moves: old counts fade, and a sudden change of an arm's quality is noticed.
 
-Slow change: counts are halved every half-life when they are read. Sudden change: a detector per arm and stream (labels,
-heuristics, answers to canaries) bets on a change against the arm's own past; what it has won is the evidence. An alarm,
-like any event that is known without detection, ends in the same value: a `Restart`.
+Slow change: counts are halved every half-life when they are read (`bandit.history.faded`). Sudden change: a detector
+per arm and stream (labels, heuristics, answers to canaries) bets on a change against the arm's own past; what it has
+won is the evidence. An alarm, like any event that is known without detection, ends in the same value: a `Restart`.
 
 The bet. Where p is expected and p' = p - size is looked for, a reading y in [0, 1] multiplies the stake by
 (p'/p)^y ((1-p')/(1-p))^(1-y): the likelihood ratio of coin flips, and at most 1 in the mean for any y in [0, 1] with
@@ -41,24 +41,6 @@ class Readings(NamedTuple):
 
     n: Array  # (..., cells): how many
     s: Array  # (..., cells): sum of their values, each in [0, 1]
-
-
-def discount(
-    readings: Readings, ages: Array, half_life: float, cap: float = np.inf, cap_axes: tuple[int, ...] = ()
-) -> Readings:
-    """What hourly buckets are worth now: halved every `half_life`, and in sum at most `cap` readings.
-
-    Readings have shape (buckets, ...), the result (...). `ages` (buckets,) and `half_life` are hours from the decision,
-    not the feedback, to now; an age below 0 counts as 0. `cap` holds for the sum over `cap_axes` of the result, for
-    each entry alone by default. Poisoned counts, and buckets of unknown age, are ignored.
-    """
-    n, s = _sane(readings)
-    ages = np.asarray(ages, dtype=np.float64)
-    halvings = np.clip(np.where(np.isnan(ages), np.inf, ages), 0.0, _POISON) / max(half_life, _TINY)
-    weights = np.where(np.isnan(ages), 0.0, np.exp2(-np.minimum(halvings, 1_000.0)))
-    n, s = np.tensordot(weights, n, axes=(0, 0)), np.tensordot(weights, s, axes=(0, 0))
-    scale = np.minimum(1.0, cap / np.maximum(n.sum(axis=cap_axes, keepdims=True), _TINY))
-    return Readings(n * scale, s * scale)
 
 
 class Watch(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

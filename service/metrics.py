@@ -29,7 +29,6 @@ PLACES = (
     "store", "settle", "policy", "refresh", "fold", "fit", "budget", "recalibrate", "prune", "watch", "controls",
     "canary", "judge", "other",
 )  # fmt: skip
-EVIDENCE = ("explicit", "heuristic")
 TOKENS = ("prompt", "completion", "cached")
 WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
 CLASSIFIER_FALLBACKS = ("loading", "queue full", "deadline", "failed")

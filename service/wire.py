@@ -4,7 +4,7 @@ Nothing here is re-encoded: a request goes to the provider as the bytes that cam
 we do not know of pass through unchanged.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Raw
@@ -244,19 +244,8 @@ class ChatChunk(msgspec.Struct, frozen=True):
     error: Any = None
 
 
-class UpstreamError(msgspec.Struct, frozen=True):
-    """OpenAI's error object as providers send it; many send less."""
-
-    message: str = ""
-    type: str | None = None
-    param: str | None = None
-    code: str | int | None = None
-
-
 reply_decoder = msgspec.json.Decoder(ChatReply)
 chunk_decoder = msgspec.json.Decoder(ChatChunk)
-
-Method = Literal["auto", "user_specified", "fallback_static_tier"]
 
 
 def limits_of(request: ChatRequest, needs: frozenset[Any]) -> Limits:

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from bandit.budget import (
-    REPRICE_EVERY,
     Pacer,
     PacerState,
     affordable,
@@ -243,7 +242,7 @@ def simulated(budget, seed, *, requests=8_000, dearer=None, per_window=False, cu
         if dearer is not None and now == requests // 2:
             cost = cost.copy()
             cost[:, dearer] *= 4.0
-        if now % REPRICE_EVERY == 0:
+        if now % 200 == 0:
             if per_window:
                 pacer, state = within_window(base, state, budget * requests, now / requests, requests - now)
             state = repriced(pacer, state, CELL_WEIGHTS, CELL_QUALITY, cost)
@@ -298,7 +297,7 @@ def test_time_has_a_price_as_money_has():
     rng = np.random.default_rng(3)
     state, total = PacerState(), 0.0
     for now in range(5_000):
-        if now % REPRICE_EVERY == 0:
+        if now % 200 == 0:
             state = repriced(pacer, state, ONE, quality, late)
         utility = quality[0] - price(pacer, state) * late[0]
         arm = int(np.where(affordable(pacer, state, late[0]), utility, -1.0).argmax())
