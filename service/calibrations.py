@@ -226,16 +226,22 @@ def calibration(connection: Connection, namespace: str = "") -> Calibration:
 
 
 def labelled_calls(connection: Connection) -> list[tuple[tuple[str, ...], float]]:
-    """Findings and label of the newest 20,000 pairs, newest first; labels over the cap of influence left out."""
+    """Findings and label of the newest 20,000 pairs, like ones together; labels over the cap of influence left out."""
     reading, label = rewards.alias("reading"), rewards.alias("label")
-    wanted = (
+    of_same_reply = (label.c.decision_id == reading.c.decision_id) & (label.c.arm == reading.c.arm)
+    its_key = (reading.c.metric == READING_METRIC) & (reading.c.source == HEURISTICS_SOURCE) & (reading.c.user == "")
+    newest = (
         select(reading.c.detail, label.c.value)
-        .join(label, (label.c.decision_id == reading.c.decision_id) & (label.c.arm == reading.c.arm))
+        .join(label, of_same_reply & its_key)
         .where(reading.c.channel == "reading", label.c.channel.in_(_LABELS), label.c.weight > 0.0)
         .order_by(label.c.created_at.desc(), label.c.decision_id, label.c.metric, label.c.source, label.c.user)
         .limit(NEWEST)
+        .subquery()
     )
-    return [(_detail.decode(detail).findings, value) for detail, value in connection.execute(wanted)]
+    # Counted by the database: on Postgres every row that is read is work for the event loop.
+    kinds = (newest.c.detail, newest.c.value)
+    counted = connection.execute(select(*kinds, func.count()).group_by(*kinds).order_by(*kinds))
+    return [call for detail, value, n in counted for call in [(_detail.decode(detail).findings, value)] * n]
 
 
 # Weights
