@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from bandit.costs import call_cost
+from bandit.eligibility import not_allowed
 from bandit.selection import seed_of, uniform
 from service.classifiers import excerpt
 from service.complete import decode_reply
@@ -102,7 +103,8 @@ def can_be_judged(ended: "Ended", said: Said, model: AnyModel) -> bool:
     last = ended.attempts[-1]
     if not ended.stored or last.outcome != "ok" or last.arm == model.name:
         return False
-    if ended.decision.limits.sensitive and not model.local:
+    limits = ended.decision.limits
+    if (limits.sensitive and not model.local) or not_allowed(model.arm(), ended.decision.profile, limits):
         return False
     if said.tool_calls or not said.text.strip():
         return False

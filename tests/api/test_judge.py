@@ -113,6 +113,19 @@ async def test_sensitive_requests_stay_local(run, database_url):
             assert len(server.bodies) == 1
 
 
+@pytest.mark.parametrize("wish", [{"deny": ["judge"]}, {"allow": ["small"]}])
+async def test_a_model_that_a_request_does_not_allow_is_not_shown_it(run, database_url, wish):
+    async with upstream(lambda _: "5") as server:
+        service = run(database_url, models=(SMALL, server.model("judge", enabled=False)), judge=ALL, drift=CALM)
+        async with aiohttp.ClientSession(service.url) as http:
+            await ask(http, router=wish)
+            await until(read_by_heuristics, database_url, 1)
+            shown = await ask(http, router={"allow": ["small", "judge"]})
+            (mark,) = await until(marks, database_url)
+    assert mark["decision_id"] == shown["id"]
+    assert len(server.bodies) == 1
+
+
 async def test_a_judge_marks_neither_itself_nor_what_are_not_words(run, database_url):
     image = [{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "data:,"}}]
     tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": {}}}}
