@@ -12,8 +12,9 @@ Agrawal and Goyal, "Thompson Sampling for Contextual Bandits with Linear Payoffs
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,8 +23,8 @@ from bandit.costs import expected_cost
 from bandit.drift import kept
 from bandit.history import ArmRestart, History, Integers, Memory
 from bandit.policies import Policy, Probabilities
-from bandit.pooled import Exploration, cheapest, drawn, guard_of, newcomers, thrift_of
-from bandit.posteriors import Beliefs, Regression
+from bandit.pooled import Exploration, Objective, cheapest, drawn, guard_of, newcomers, thrift_of, trades
+from bandit.posteriors import Beliefs, Estimate, Regression
 from bandit.priors import PriorTable
 from bandit.thompson import PriorMeans
 from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
@@ -84,6 +85,12 @@ def typical(labelled: Labelled) -> dict[TaskType, Array]:
         x[[0, 1 + index]] = 1.0
         found[task] = x
     return found
+
+
+def typical_of(known: Mapping[TaskType, Array], task_type: TaskType) -> Array:
+    """The typical prompt of a task type, as `typical` found it; before that, one of which nothing else is said."""
+    x = known.get(task_type)
+    return np.array(features(PromptProfile(task_type=task_type, tier="medium"))) if x is None else x
 
 
 def counted(
@@ -204,7 +211,11 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
     prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
     prior: PriorTable | None = None
     cost_weight: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
-    objective: Literal["quality", "floor"] = "quality"  # "floor": the cheapest that is as good
+    objective: Objective = "quality"  # or "budget": the best quality for so much; "floor": the cheapest that is as good
+    usd_per_request: float = 0.0  # with "budget": mean cost of a request
+    usd_per_day: float = 0.0  # with "budget", instead: for all requests of a day (UTC)
+    late_after_s: float = 0.0  # seconds to a reply, or to a stream's first token, that are too long; 0: none are
+    late_share: float = 0.05  # of replies that may be late
     within: float = 0.02  # with "floor": how far below the best quality is good enough
     certainty: float = 0.9  # with "floor": how sure that must be
     nursery: float = 0.05  # share of traffic that goes to arms that came later, as long as little is known of them
@@ -215,6 +226,11 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
 
     def named_arms(self) -> tuple[str, ...]:
         return (self.baseline,) if self.baseline else ()
+
+    @property
+    def limited(self) -> bool:
+        """Whether money or time has a price."""
+        return self.objective == "budget" or self.late_after_s > 0.0
 
     @property
     def exploration(self) -> Exploration:
@@ -249,7 +265,15 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
         mean = found.mean.copy()
         mean[:, 0] += history.mean_shift
         new = newcomers(history, self.nursery_labels)
-        return {one.name: regression(mean[k], found.covariance[k], new=new[k]) for k, one in enumerate(arms)}
+        return {
+            one.name: msgspec.structs.replace(
+                regression(mean[k], found.covariance[k]),
+                new=new[k],
+                output_tokens=tuple(history.output_tokens.get((one.name, task), 0.0) for task in TASK_TYPES),
+                late=tuple(history.late.get((one.name, task), 0.0) for task in TASK_TYPES),
+            )
+            for k, one in enumerate(arms)
+        }
 
     def predicted(self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs) -> tuple[Array, Array]:
         """Mean and standard deviation of every arm's quality on this prompt; of an arm never worked out, the prior."""
@@ -273,14 +297,27 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
             sd[mine] = np.sqrt(((seen @ factor) ** 2).sum(axis=1))
         return mean, sd
 
+    def estimates_at(
+        self, x: Array, task_type: TaskType, tier: PromptTier, arms: Sequence[Arm], beliefs: Beliefs
+    ) -> list[Estimate]:
+        """What is known of every arm on a prompt of these features, shape (PLAIN + MOST_DIMS,)."""
+        mean, sd = self.predicted_at(x, task_type, tier, arms, beliefs)
+        known = beliefs.regressions
+        return [
+            Estimate(one, wide, *beliefs.usage(arm.name, task_type), arm.name in known and known[arm.name].new)
+            for arm, one, wide in zip(arms, mean.tolist(), sd.tolist(), strict=True)
+        ]
+
     def probabilities(
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> Probabilities:
         mean, sd = self.predicted(profile, arms, beliefs)
-        costs = np.array([expected_cost(arm, profile) for arm in arms])
+        usage = [beliefs.usage(arm.name, profile.task_type) for arm in arms]
+        costs = np.array([expected_cost(arm, profile, one.output_tokens) for arm, one in zip(arms, usage, strict=True)])
         if self.objective == "floor":
             return cheapest(mean, sd, costs, self.within, 1.0 - self.certainty, self.floor)
-        utility = mean - (self.cost_weight + terms.usd_price) * costs
+        late = np.array([one.late for one in usage])
+        utility = mean - (self.cost_weight + terms.usd_price) * costs - terms.late_price * late
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, costs).tolist())
         known = beliefs.regressions
         new = np.array([arm.name in known and known[arm.name].new for arm in arms])
@@ -299,19 +336,15 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
     def trade(
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> tuple[Trade, ...]:
-        mean, sd = self.predicted(profile, arms, beliefs)
-        price = self.cost_weight + terms.usd_price
-        costs = [expected_cost(arm, profile) for arm in arms]
-        return tuple(
-            Trade(arm=arm.name, quality=one, sd=wide, cost_usd=cost, late=0.0, worth=one - price * cost)
-            for arm, one, wide, cost in zip(arms, mean.tolist(), sd.tolist(), costs, strict=True)
-        )
+        known = self.estimates_at(np.array(features(profile)), profile.task_type, profile.tier, arms, beliefs)
+        costs = [expected_cost(arm, profile, one.output_tokens) for arm, one in zip(arms, known, strict=True)]
+        return trades(arms, known, costs, self.cost_weight, terms)
 
 
-def regression(mean: Array, covariance: Array, *, new: bool = False) -> Regression:
+def regression(mean: Array, covariance: Array) -> Regression:
     """Weights as they are stored: the mean to six digits, the covariance's Cholesky factor in half precision."""
     factor = np.linalg.cholesky(covariance)[np.tril_indices(len(mean))]
-    return Regression(tuple(np.round(mean, _DIGITS).tolist()), factor.astype("<f2").tobytes(), new)
+    return Regression(tuple(np.round(mean, _DIGITS).tolist()), factor.astype("<f2").tobytes())
 
 
 @lru_cache(maxsize=32)

@@ -219,19 +219,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
         self, profile: PromptProfile, arms: Sequence[Arm], beliefs: Beliefs, terms: Terms = FREE
     ) -> tuple[Trade, ...]:
         cell = self._cell(profile, arms, beliefs)
-        price = self.cost_weight + terms.usd_price
-        costs = _costs(profile, arms, cell)
-        return tuple(
-            Trade(
-                arm=arm.name,
-                quality=one.mean,
-                sd=one.sd,
-                cost_usd=cost,
-                late=one.late,
-                worth=one.mean - price * cost - terms.late_price * one.late,
-            )
-            for arm, one, cost in zip(arms, cell, costs, strict=True)
-        )
+        return trades(arms, cell, _costs(profile, arms, cell), self.cost_weight, terms)
 
 
 def _costs(profile: PromptProfile, arms: Sequence[Arm], cell: Sequence[Estimate]) -> tuple[float, ...]:
@@ -310,6 +298,24 @@ def newcomers(history: History, nursery_labels: float) -> list[bool]:
         for arm, labels in zip(history.arms, known, strict=True)
     ]
     return [one and not all(new) for one in new]
+
+
+def trades(
+    arms: Sequence[Arm], known: Sequence[Estimate], costs: Sequence[float], cost_weight: float, terms: Terms
+) -> tuple[Trade, ...]:
+    """What each arm offers, quality for money, from what is known of it on one prompt and its expected USD."""
+    price = cost_weight + terms.usd_price
+    return tuple(
+        Trade(
+            arm=arm.name,
+            quality=one.mean,
+            sd=one.sd,
+            cost_usd=cost,
+            late=one.late,
+            worth=one.mean - price * cost - terms.late_price * one.late,
+        )
+        for arm, one, cost in zip(arms, known, costs, strict=True)
+    )
 
 
 def guard_of(arms: Sequence[Arm], baseline: str, gate: float, credit: float) -> Guard | None:

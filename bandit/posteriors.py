@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, PromptTier, Reward, TaskType
+from bandit.vocabulary import EXPLICIT_CHANNELS, TASK_TYPES, Channel, PromptTier, Reward, TaskType
 
 _EDGE = 0.001  # an expected quality stays so far from 0 and 1
 _WIDEST = 10.0  # standard deviation: wider ones say nothing either
@@ -94,6 +94,15 @@ class Regression(msgspec.Struct, frozen=True, array_like=True):
     mean: tuple[float, ...]  # (n_features,)
     factor: bytes  # lower triangle of the covariance's Cholesky factor, row by row: float16, least byte first
     new: bool = False  # hardly anything was said of the arm yet, while much was of others
+    output_tokens: tuple[float, ...] = ()  # (n_tasks,): as of an estimate, in the order of TASK_TYPES
+    late: tuple[float, ...] = ()  # likewise
+
+
+class Usage(NamedTuple):
+    """What a reply is expected to be like, beside its quality."""
+
+    output_tokens: float  # 0: not known
+    late: float  # chance that it is later than the policy's limit
 
 
 class Beta(msgspec.Struct, frozen=True):
@@ -153,6 +162,16 @@ class Beliefs(msgspec.Struct, frozen=True):
     evidence: Mapping[str, Evidence] = msgspec.field(default_factory=dict)
     estimates: Mapping[str, Estimate] = msgspec.field(default_factory=dict)
     regressions: Mapping[str, Regression] = msgspec.field(default_factory=dict)
+
+    def usage(self, arm: str, task_type: TaskType) -> Usage:
+        """How long the arm's replies to such prompts are, and how often late."""
+        if (known := self.estimates.get(arm)) is not None:
+            return Usage(known.output_tokens, known.late)
+        weights = self.regressions.get(arm)
+        if weights is None or not weights.output_tokens:
+            return Usage(0.0, 0.0)
+        task = TASK_TYPES.index(task_type)
+        return Usage(weights.output_tokens[task], weights.late[task])
 
     def of(self, arm: str) -> Evidence:
         """Evidence for `arm`; nothing for an arm never measured."""

@@ -4,15 +4,19 @@ A request counts with what is expected of it when its model is drawn, and with t
 replies are priced like money: the budget is the share that may be late, the cost of a model its chance to be late.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bandit.budget import Pacer, PacerState, price, repriced, room_usd, within_window
 from bandit.costs import DEFAULT_OUTPUT_TOKENS, call_cost
+from bandit.history import Cell
+from bandit.linear import LinearThompson, typical_of
 from bandit.policies import Policy
 from bandit.pooled import PooledThompson
-from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, PromptTier, TaskType, Terms
+from bandit.posteriors import Beliefs, Estimate
+from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptTier, TaskType, Terms
 from service.accounts import DAY_S, NANO, NO_LIMIT, Accounts, Name, Row, today
 from service.auth import Key
 from service.errors import BudgetSpent
@@ -22,6 +26,8 @@ from service.writer import Writer
 if TYPE_CHECKING:  # only for types: the parts join these
     from service.decide import Decision
     from service.knowledge import Knowledge
+
+Limited = PooledThompson | LinearThompson
 
 _KEY, _LATE = "key:", "late:"
 _TYPICAL_PROMPT_TOKENS = 200.0
@@ -53,7 +59,7 @@ class Budgets:
 
     def terms(self, policy: Policy, now: float) -> Terms:
         """What money and lateness cost a policy's next request."""
-        if not isinstance(policy, PooledThompson) or not policy.limited:
+        if not isinstance(policy, Limited) or not policy.limited:
             return FREE
         usd_price, room, budget, late_price = 0.0, None, None, 0.0
         if policy.objective == "budget":
@@ -63,7 +69,7 @@ class Budgets:
             late_price = price(*self.lateness(policy))
         return Terms(usd_price=usd_price, room_usd=room, budget_usd=budget, late_price=late_price)
 
-    def money(self, policy: PooledThompson, now: float) -> tuple[Pacer, PacerState]:
+    def money(self, policy: Limited, now: float) -> tuple[Pacer, PacerState]:
         """The pacer of a policy's budget, and where it stands."""
         pacer, state = _money_pacer(policy), self._state(_money_name(policy, now))
         if policy.usd_per_request:
@@ -73,7 +79,7 @@ class Budgets:
         expected = state.requests / over if over > _FIRST_DAY_SHARE and state.requests else before
         return within_window(pacer, state, policy.usd_per_day, over, expected * (1.0 - over))
 
-    def lateness(self, policy: PooledThompson) -> tuple[Pacer, PacerState]:
+    def lateness(self, policy: Limited) -> tuple[Pacer, PacerState]:
         """The same of late replies, with a late reply in a dollar's place."""
         return Pacer(budget_usd=policy.late_share), self._state(Name(_LATE + policy.name))
 
@@ -104,7 +110,7 @@ class Budgets:
         self._notice(decision)
         policy = setup.policies.get(decision.choice.policy)
         money, late, late_after_s = [], None, 0.0
-        if decision.method == "auto" and isinstance(policy, PooledThompson):
+        if decision.method == "auto" and isinstance(policy, Limited):
             if policy.objective == "budget":
                 money.append(_money_name(policy, now))
                 target = _money_pacer(policy).target_usd if policy.usd_per_request else 0.0
@@ -144,7 +150,7 @@ class Budgets:
         if setup.budgeted:
             most_saved = {}
             for policy in setup.policies.values():
-                if isinstance(policy, PooledThompson):
+                if isinstance(policy, Limited):
                     most_saved[policy.name] = _savings(_money_pacer(policy)) if policy.usd_per_request else NO_LIMIT
                     most_saved[_LATE + policy.name] = _savings(Pacer(budget_usd=policy.late_share))
             await self._accounts.exchange(writer, most_saved, now)
@@ -152,13 +158,13 @@ class Budgets:
     def reprice(self, setup: Setup, knowledge: "Knowledge", now: float) -> None:
         """Solve for the prices again, with what is believed now. Milliseconds: call it in a thread."""
         for policy in setup.policies.values():
-            if not (isinstance(policy, PooledThompson) and policy.limited and setup.arms):
+            if not (isinstance(policy, Limited) and policy.limited and setup.arms):
                 continue
             fit = knowledge.fit("", policy.name)
             cells = [(cell, fit[cell]) for cell in ((t, z) for t in TASK_TYPES for z in PROMPT_TIERS) if cell in fit]
             if not cells:
                 continue
-            known = [[policy.estimate(arm, *cell, beliefs) for arm in setup.arms] for cell, beliefs in cells]
+            known = [_known(policy, knowledge, cell, setup.arms, beliefs) for cell, beliefs in cells]
             weights = np.array([self._traffic.get(cell, 0.0) for cell, _ in cells])
             quality = np.array([[one.mean for one in row] for row in known])
             late = np.array([[one.late for one in row] for row in known])
@@ -201,11 +207,20 @@ class Budgets:
         )
 
 
-def _money_name(policy: PooledThompson, now: float) -> Name:
+def _known(
+    policy: Limited, knowledge: "Knowledge", cell: Cell, arms: Sequence[Arm], beliefs: Beliefs
+) -> list[Estimate]:
+    """What is known of every arm in a cell; of a linear policy, on the task type's typical prompt."""
+    if isinstance(policy, LinearThompson):
+        return policy.estimates_at(typical_of(knowledge.typical, cell[0]), *cell, arms, beliefs)
+    return [policy.estimate(arm, *cell, beliefs) for arm in arms]
+
+
+def _money_name(policy: Limited, now: float) -> Name:
     return Name(policy.name, 0 if policy.usd_per_request else today(now))
 
 
-def _money_pacer(policy: PooledThompson) -> Pacer:
+def _money_pacer(policy: Limited) -> Pacer:
     return Pacer(budget_usd=policy.usd_per_request or policy.usd_per_day)
 
 

@@ -203,17 +203,23 @@ def _pooled(policy: PooledThompson) -> Iterator[str]:
     yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
     yield from _outside(policy, ["active"], low=1)
     yield from _outside(policy, ["usd_per_request", "usd_per_day", "within", "late_after_s", "nursery_labels"], low=0.0)
-    if policy.objective == "budget" and (policy.usd_per_request > 0.0) == (policy.usd_per_day > 0.0):
-        yield 'objective` is "budget": set one of `usd_per_request` and `usd_per_day`'
+    yield from _budget(policy)
     yield from _means(policy.prior_means)
     for name in ("arm", "task", "tier", "cell"):
         if not 0.0 < getattr(policy.spread, name) <= 1.0:
             yield f"spread.{name}` must be more than 0 and at most 1, found {getattr(policy.spread, name):g}"
 
 
+def _budget(policy: PooledThompson | LinearThompson) -> Iterator[str]:
+    if policy.objective == "budget" and (policy.usd_per_request > 0.0) == (policy.usd_per_day > 0.0):
+        yield 'objective` is "budget": set one of `usd_per_request` and `usd_per_day`'
+
+
 def _linear(policy: LinearThompson) -> Iterator[str]:
-    yield from _outside(policy, ["floor", "certainty", "nursery", "gate", "credit"], low=0.0, high=1.0)
+    yield from _outside(policy, ["floor", "certainty", "late_share", "nursery", "gate", "credit"], low=0.0, high=1.0)
     yield from _outside(policy, ["boldness", "cost_weight", "within", "nursery_labels"], low=0.0)
+    yield from _outside(policy, ["usd_per_request", "usd_per_day", "late_after_s"], low=0.0)
+    yield from _budget(policy)
     yield from _outside(policy, ["active"], low=1)
     yield from _outside(policy, ["vector_dims"], low=0, high=MOST_DIMS)
     yield from _outside(policy, ["strength"], low=1.0, high=1e6)

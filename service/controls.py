@@ -15,7 +15,7 @@ from bandit.drift import Restart
 from bandit.history import ArmRestart, Cell
 from bandit.linear import MOST_DIMS, PLAIN
 from bandit.posteriors import Counts, Estimate, Evidence, Regression, evidence_from
-from bandit.vocabulary import PROMPT_TIERS, Channel, PromptTier, TaskType
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptTier, TaskType
 from service.alarms import restart_hour
 from service.tables import controls
 
@@ -156,6 +156,8 @@ def _read(row: Control) -> Saved:
 def _sound(regression: Regression) -> bool:
     size = len(regression.mean)
     if not PLAIN <= size <= PLAIN + MOST_DIMS or len(regression.factor) != size * (size + 1):
+        return False
+    if len(regression.output_tokens) not in (0, len(TASK_TYPES)) or len(regression.late) not in (0, len(TASK_TYPES)):
         return False
     return all(abs(weight) <= _MOST for weight in regression.mean) and bool(
         np.isfinite(np.frombuffer(regression.factor, dtype=_HALF)).all()

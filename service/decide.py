@@ -13,7 +13,7 @@ import msgspec
 from bandit.costs import expected_cost
 from bandit.eligibility import split
 from bandit.policies import Policy
-from bandit.posteriors import Beliefs, Estimate
+from bandit.posteriors import Beliefs
 from bandit.selection import choose, seed_of, uniform
 from bandit.vocabulary import FREE, Arm, Choice, Limits, PromptProfile, Terms
 from service.classifying import Classified, Trace
@@ -25,7 +25,6 @@ from service.wire import ChatRequest, Wishes, limits_of
 
 log = logging.getLogger("armwise")
 
-_NOTHING_KNOWN = Estimate(0.0, 0.0)
 USER_SPECIFIED = "user_specified"
 KILL_SWITCH = "kill_switch"
 
@@ -186,7 +185,7 @@ def decide(
             method = "static_fallback"
             choice = choose(setup.safe_policy, profile, eligible, beliefs, seed)
         plan = plan_of(choice, setup.settings.routing.fallbacks)
-    expected = beliefs.estimates.get(choice.arm, _NOTHING_KNOWN)
+    expected = beliefs.usage(choice.arm, profile.task_type)
     return Decision(
         id=decision_id,
         created_at=now,

@@ -231,14 +231,16 @@ class Knowledge:
     def _with_held(
         self, content: str | None, held: Mapping[str, Estimate], weights: Mapping[str, Regression]
     ) -> Beliefs:
-        """A cell's beliefs with held qualities, or weights, in them; how long replies are, and how late, is not held.
+        """A cell's beliefs with held qualities, or weights, in them; of the rest nothing is held.
 
         When another kind of policy took the name, what is held for the former one does not concern it.
         """
         believed = decode(content) if content is not None else Beliefs()
         if believed.regressions or (content is None and weights):
             fresh = believed.regressions
-            held_weights = {arm: replace(one, new=arm in fresh and fresh[arm].new) for arm, one in weights.items()}
+            held_weights = {
+                arm: replace(fresh.get(arm, one), mean=one.mean, factor=one.factor) for arm, one in weights.items()
+            }
             return self._contents.keep_regressions({**fresh, **held_weights})
         known = believed.estimates
         found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}

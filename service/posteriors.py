@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 from scipy.special import betaincinv
 
-from bandit.linear import LinearThompson, features
+from bandit.linear import LinearThompson, typical_of
 from bandit.pooled import PooledThompson
-from bandit.posteriors import Beliefs, Beta, Estimate, beta_of
+from bandit.posteriors import Beliefs, Beta, beta_of
 from bandit.selection import probability_of_best
 from bandit.thompson import Thompson
-from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, PromptProfile, PromptTier, TaskType
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, PromptTier, TaskType
 from service.knowledge import Knowledge
 from service.setup import Setup
 
@@ -39,9 +39,9 @@ def _betas(
         return [learner.posterior(arm, beliefs, tier) for arm in setup.arms]
     fit, tiers = knowledge.fit("", learner.name), PROMPT_TIERS if tier is None else (tier,)
     if isinstance(learner, LinearThompson):
-        x = knowledge.typical.get(task, np.array(features(PromptProfile(task_type=task, tier="medium"))))
-        known = [learner.predicted_at(x, task, one, setup.arms, fit.get((task, one), Beliefs())) for one in tiers]
-        return [beta_of([Estimate(float(mean[k]), float(sd[k])) for mean, sd in known]) for k in range(len(setup.arms))]
+        x = typical_of(knowledge.typical, task)
+        known = [learner.estimates_at(x, task, one, setup.arms, fit.get((task, one), Beliefs())) for one in tiers]
+        return [beta_of(of_arm) for of_arm in zip(*known, strict=True)]
     return [
         beta_of([learner.estimate(arm, task, one, fit.get((task, one), Beliefs())) for one in tiers])
         for arm in setup.arms

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bandit.linear import LinearThompson
 from bandit.policies import Fixed, Policy, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.vocabulary import Arm
@@ -55,5 +56,5 @@ def create_setup(settings: Settings) -> Setup:
         default_policy=policies[settings.default_policy],
         safe_policy=safe_policy_of(settings),
         budgeted=bool(settings.budgets.usd_per_key_day)
-        or any(isinstance(policy, PooledThompson) and policy.limited for policy in settings.policies),
+        or any(isinstance(policy, PooledThompson | LinearThompson) and policy.limited for policy in settings.policies),
     )

@@ -9,6 +9,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from bandit.linear import LinearThompson
 from bandit.pooled import PooledThompson
 from bandit.posteriors import CellKey, Counts
 from service import store
@@ -23,8 +24,11 @@ CHEAP = SimulatedModel(name="cheap", tier="small", price_in=0.1, price_out=0.4)
 DEAR = SimulatedModel(name="dear", tier="large", price_in=5.0, price_out=20.0)
 
 
-def costly(**settings):
-    return PooledThompson(name="paced", **settings)
+def costly(kind=PooledThompson, **settings):
+    return kind(name="paced", **settings)
+
+
+both = pytest.mark.parametrize("kind", [PooledThompson, LinearThompson], ids=["pooled", "linear"])
 
 
 async def spend(http, count):
@@ -46,13 +50,14 @@ REPLY = {
 }  # fmt: skip
 
 
-async def test_the_mean_cost_stays_within_the_budget(run):
+@both
+async def test_the_mean_cost_stays_within_the_budget(run, kind):
     # Unpaced, the dear model answers nearly always (its tier promises more); a third of its cost is allowed.
-    service = run(models=(CHEAP, DEAR), policies=(costly(),))
+    service = run(models=(CHEAP, DEAR), policies=(costly(kind),))
     async with aiohttp.ClientSession(service.url) as http:
         unpaced = statistics.mean(await spend(http, 60))
     budget = unpaced / 3
-    service = run(models=(CHEAP, DEAR), policies=(costly(objective="budget", usd_per_request=budget),))
+    service = run(models=(CHEAP, DEAR), policies=(costly(kind, objective="budget", usd_per_request=budget),))
     async with aiohttp.ClientSession(service.url) as http:
         costs = await spend(http, 400)
         await asyncio.sleep(0.6)
@@ -76,8 +81,9 @@ async def test_two_replicas_share_a_budget_and_a_restart_remembers_it(run, datab
         assert state.spent_usd == pytest.approx(spent, rel=1e-3)
 
 
-async def test_a_decision_under_a_budget_is_logged_with_its_terms_and_repeats(run):
-    policy = costly(objective="budget", usd_per_request=0.0005)
+@both
+async def test_a_decision_under_a_budget_is_logged_with_its_terms_and_repeats(run, kind):
+    policy = costly(kind, objective="budget", usd_per_request=0.0005)
     service = run(models=(CHEAP, DEAR), policies=(policy,))
     async with aiohttp.ClientSession(service.url) as http:
         for _ in range(20):
@@ -137,7 +143,8 @@ async def test_a_key_that_spent_its_day_is_told_so(run):
         assert (await asked(http))[0] == 200
 
 
-async def test_late_replies_are_kept_to_their_share(run):
+@both
+async def test_late_replies_are_kept_to_their_share(run, kind):
     # The dear model needs .15 s, the cheap one none; a tenth of the replies may take longer than .1 s. Unlimited, the
     # dear one answers nearly all.
     async def slow(request):
@@ -148,7 +155,7 @@ async def test_late_replies_are_kept_to_their_share(run):
     upstream.router.add_post("/v1/chat/completions", slow)
     async with TestServer(upstream) as server:
         slow_model = OpenAICompatibleModel(name="slow", tier="large", base_url=str(server.make_url("/v1")))
-        policy = costly(late_after_s=0.1, late_share=0.1)
+        policy = costly(kind, late_after_s=0.1, late_share=0.1)
         service = run(models=(CHEAP, slow_model), policies=(policy,), learning=Learning(fit_every_s=0.2))
         async with aiohttp.ClientSession(service.url) as http:
             for _ in range(20):

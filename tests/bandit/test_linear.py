@@ -293,13 +293,13 @@ def test_what_is_stored_is_close_to_what_was_found_and_small():
 THREE = [Arm(name="a", price_out=1.0), Arm(name="b", price_out=100.0), Arm(name="c", price_out=50.0)]
 
 
-def believing(means, sds, **new):
+def believing(means, sds, **more):
     """Regressions of an intercept alone: quality of each arm beside its prior of .72, whatever the prompt."""
     found = {}
     for (name, mean), sd in zip(means.items(), sds, strict=True):
         weights, covariance = np.zeros(PLAIN), np.eye(PLAIN) * 1e-8
         weights[0], covariance[0, 0] = mean - 0.72, sd**2
-        found[name] = regression(weights, covariance, new=new.get(name, False))
+        found[name] = msgspec.structs.replace(regression(weights, covariance), **more.get(name, {}))
     return Beliefs("v", regressions=found)
 
 
@@ -312,21 +312,33 @@ def believing(means, sds, **new):
     st.sampled_from([0.0, 20.0]),
     st.booleans(),
     st.sampled_from(["quality", "floor"]),
+    st.sampled_from([Terms(), Terms(usd_price=10.0, room_usd=0.03, budget_usd=0.001), Terms(late_price=0.5)]),
 )
-def test_a_prompt_is_weighed_like_a_cell_of_which_as_much_is_known(mean, sd, baseline, credit, price, new, objective):
+def test_a_prompt_is_weighed_like_a_cell_of_which_as_much_is_known(
+    mean, sd, baseline, credit, price, new, objective, terms
+):
     """`pooled_thompson` with estimates equal to what the regressions predict draws alike."""
     same = {"baseline": baseline, "credit": credit, "objective": objective, "cost_weight": price}
     linear, cells = LinearThompson(name="l", **same), PooledThompson(name="p", floor=0.01, **same)
     linear = msgspec.structs.replace(linear, floor=0.01)
-    known = believing(dict(zip("abc", mean, strict=True)), sd, c=new)
+    long, late = {"output_tokens": (500.0,) * 12}, {"late": (0.0, *[0.3] * 11), "output_tokens": (0.0,) * 12}
+    known = believing(dict(zip("abc", mean, strict=True)), sd, a=long | {"late": (0.0,) * 12}, b=late, c={"new": new})
     some = prompt(prompt_tokens=64)
     means, sds = linear.predicted(some, THREE, known)
     estimates = {
-        arm.name: Estimate(float(one), float(wide), new=new and arm.name == "c")
+        arm.name: Estimate(
+            float(one), float(wide), 500.0 * (arm.name == "a"), 0.3 * (arm.name == "b"), new and arm.name == "c"
+        )
         for arm, one, wide in zip(THREE, means, sds, strict=True)
     }
-    expected = cells.probabilities(some, THREE, Beliefs("v", {}, estimates))
-    assert linear.probabilities(some, THREE, known) == pytest.approx(expected, abs=1e-6)
+    expected = cells.probabilities(some, THREE, Beliefs("v", {}, estimates), terms)
+    assert linear.probabilities(some, THREE, known, terms) == pytest.approx(expected, abs=1e-6)
+    for one, other in zip(
+        linear.trade(some, THREE, known, terms),
+        cells.trade(some, THREE, Beliefs("v", {}, estimates), terms),
+        strict=True,
+    ):
+        assert msgspec.structs.astuple(one) == pytest.approx(msgspec.structs.astuple(other))
 
 
 def test_the_cheapest_that_is_as_good_is_drawn():
@@ -351,3 +363,11 @@ def test_what_each_arm_offers_is_told():
     for row, arm in zip(policy.trade(prompt(), THREE, known), THREE, strict=True):
         assert row.worth == pytest.approx(row.quality - 100.0 * expected_cost(arm, prompt()))
         assert (row.arm, row.late) == (arm.name, 0.0)
+
+
+def test_how_long_and_how_late_replies_are_is_known_by_task_type():
+    history = nothing()._replace(output_tokens={("a", "Open QA"): 70.0}, late={("a", "Rewrite"): 0.25})
+    known = learned(LinearThompson(name="l"), rows(value=[]), history=history)
+    assert known.usage("a", "Open QA") == (70.0, 0.0)
+    assert known.usage("a", "Rewrite") == (0.0, 0.25)
+    assert known.usage("b", "Rewrite") == known.usage("gone", "Rewrite") == (0.0, 0.0)
