@@ -136,7 +136,9 @@ def _running(settings: Settings, config: Path | None) -> Any:
         background = (
             _refresh, _fit, _keep_budgets, _prune, _watch_the_loop, recalibrate, watch, send_alarms, ask_canaries,
         )  # fmt: skip
-        loops = [asyncio.create_task(work(parts)) for work in background]
+        loops = [asyncio.create_task(work(parts), name=work.__name__) for work in background]
+        for loop in loops:
+            loop.add_done_callback(tell_if_ended)
         with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):  # no signals outside the main thread
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _reload_on_signal, parts)
         gc.collect()
@@ -156,6 +158,12 @@ def _running(settings: Settings, config: Path | None) -> Any:
             await database.close()
 
     return running
+
+
+def tell_if_ended(work: "asyncio.Task[None]") -> None:
+    """Say that background work, which is for ever, ended by a fault: nobody waits for it."""
+    if not work.cancelled() and (error := work.exception()) is not None:
+        log.error("the background work %s ended; restart the service", work.get_name(), exc_info=error)
 
 
 async def reload_keys(parts: Parts) -> None:
@@ -178,6 +186,9 @@ async def _refresh(parts: Parts) -> None:
             if time.time() - measured_at >= _MEASURE_EVERY_S:
                 measured_at = time.time()
                 await parts.fitting.measure(parts.database, parts.setup)
+        except StorageUnavailable as error:
+            log.warning("what other replicas learned could not be read: %s", error)
+            parts.metrics.learner_error("refresh")
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
@@ -246,7 +257,7 @@ def _reload_on_signal(parts: Parts) -> None:
 
 
 def _counted(app: ASGIApp) -> ASGIApp:
-    """Count every request with its status and its time."""
+    """Count every request with its status and its time, when its last byte is sent: what follows a reply is no part."""
 
     async def counted(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != ScopeType.HTTP:
@@ -254,7 +265,14 @@ def _counted(app: ASGIApp) -> ASGIApp:
             return
         started = time.perf_counter()
         status = 499  # the client went away before there was an answer
-        streamed = False
+        streamed = counted_already = False
+
+        def count() -> None:
+            nonlocal counted_already
+            if not counted_already:
+                counted_already = True
+                metrics: Metrics = scope["litestar_app"].state.parts.metrics
+                metrics.request_done(scope["path"], status, streamed=streamed, seconds=time.perf_counter() - started)
 
         async def sending(message: Message) -> None:
             nonlocal status, streamed
@@ -262,14 +280,13 @@ def _counted(app: ASGIApp) -> ASGIApp:
                 status = message["status"]
                 streamed = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
             await send(message)
+            if message["type"] == "http.response.body" and not message.get("more_body"):
+                count()
 
         try:
             await app(scope, receive, sending)
         finally:
-            metrics: Metrics = scope["litestar_app"].state.parts.metrics
-            metrics.request_done(
-                scope["path"], status, streamed=streamed, seconds=time.perf_counter() - started
-            )  # fmt: skip
+            count()
 
     return counted
 
