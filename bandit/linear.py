@@ -23,11 +23,11 @@ from bandit.costs import expected_cost
 from bandit.drift import kept
 from bandit.history import ArmRestart, History, Integers, Memory
 from bandit.policies import Policy, Probabilities
-from bandit.pooled import Exploration, Objective, cheapest, drawn, guard_of, newcomers, thrift_of, trades
 from bandit.posteriors import Beliefs, Estimate, Regression
 from bandit.priors import PriorTable
 from bandit.thompson import PriorMeans
 from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
+from bandit.weighing import Exploration, Objective, cheapest, guard_of, newcomers, thrift_of, trades, weigh
 
 Array = NDArray[np.float64]
 
@@ -202,7 +202,7 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
 
     fits: ClassVar[bool] = True
 
-    boldness: float = 0.4  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
+    boldness: float = 0.3  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
     active: int = 8  # so many arms of highest mean + 1 sd are drawn by their chance of being best
     floor: float = 0.004  # share of traffic that is spread: half evenly over the active arms, half over all
     strength: float = 50.0  # the prior mean of an arm's quality counts as many labels
@@ -321,7 +321,7 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, costs).tolist())
         known = beliefs.regressions
         new = np.array([arm.name in known and known[arm.name].new for arm in arms])
-        return drawn(
+        return weigh(
             mean,
             sd,
             utility,

@@ -5,9 +5,9 @@ import time
 import numpy as np
 
 from bandit.linear import MOST_DIMS, PLAIN, moments, regress_best
-from bandit.pooled import Exploration, chances
 from bandit.pooling import Pooled
 from bandit.vocabulary import TASK_TYPES
+from bandit.weighing import Exploration, chances
 from benchmarks.replay import REFRESH_EVERY, Replayed
 from benchmarks.streams import Array, Stream
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from bandit.channels import Calibration, Pairs
 from bandit.fusion import fuse
-from bandit.pooled import Exploration, chances
 from bandit.pooling import Pooled, Spread, Sums, pool_best
 from bandit.posteriors import MICRO
+from bandit.weighing import Exploration, chances
 
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]

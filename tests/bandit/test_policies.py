@@ -106,7 +106,7 @@ def test_a_policy_is_a_function_of_what_it_is_given(kind, profile, arms, known):
 
 
 @pytest.mark.parametrize(
-    ("kind", "floor"), [(Thompson, 0.02), (PooledThompson, 0.005), (LinearThompson, 0.005), (Random, 1.0)]
+    ("kind", "floor"), [(Thompson, 0.02), (PooledThompson, 0.002), (LinearThompson, 0.002), (Random, 1.0)]
 )
 @given(profile=profiles, arms=arm_lists(), known=beliefs)
 def test_a_policy_that_explores_gives_every_arm_a_chance(kind, floor, profile, arms, known):

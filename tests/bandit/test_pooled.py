@@ -13,12 +13,13 @@ from scipy.stats import chisquare, norm
 from bandit.channels import Calibration
 from bandit.drift import ON_ALARM
 from bandit.history import ArmRestart, History, Memory, faded, table_of
-from bandit.pooled import Exploration, PooledThompson, chances
+from bandit.pooled import PooledThompson
 from bandit.pooling import Pooled, Sums
 from bandit.posteriors import MICRO, Beliefs, CellKey, Counts
 from bandit.priors import PriorTable
 from bandit.selection import choose, probability_of_best_normal, seed_of
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile
+from bandit.weighing import Exploration, chances
 
 
 def pooled(mean, sd):
