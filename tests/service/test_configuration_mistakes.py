@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.configuration import settings_from_toml
@@ -135,6 +135,7 @@ def toml(value):
 
 
 @given(st.sampled_from(PATHS), JSON, st.sampled_from(["", A_MODEL, NUMBERS]))
+@example("server", {"\n": 1}, "")
 def test_whatever_stands_in_the_file_the_answer_is_settings_or_mistakes(path, value, before):
     text = f"{path} = {toml(value)}\n{before}"
     assert all(isinstance(mistake, str) and "\n" not in mistake for mistake in mistakes_of(text))
