@@ -95,6 +95,9 @@ class Fitting:
     async def _fit(self, setup: Setup, now: float) -> None:
         ledger = self._knowledge.ledger
         self._setup, self._at, self._labels, self._changes = setup, now, ledger.labels, ledger.changes
+        for gone in self.conflicts.keys() - setup.policies.keys():
+            del self.conflicts[gone]
+            self._metrics.prior_conflict(gone, 0.0)
         policies = [policy for policy in setup.policies.values() if policy.fits]
         if not policies:
             return

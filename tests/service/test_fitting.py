@@ -134,6 +134,17 @@ async def test_a_fit_that_fails_leaves_the_last_one_and_the_other_policies(parts
     assert failures(metrics) == 1.0
 
 
+async def test_a_policy_that_is_gone_has_no_conflict_any_more(parts, setup):
+    _, metrics, fitting = parts
+    two = dataclasses.replace(setup, policies={"other": PooledThompson(name="other"), **setup.policies})
+    await fitting.refresh(two, NOW)
+    assert fitting.conflicts.keys() == {"other", POOLED}
+    metrics.prior_conflict("other", 9.0)
+    await fitting.refresh(setup, NOW)
+    assert fitting.conflicts.keys() == {POOLED}
+    assert 'armwise_prior_conflict{policy="other"} 0.0' in metrics.exposition()[0].decode()
+
+
 class Unspeakable(PooledThompson, frozen=True, tag="unspeakable"):
     """A policy whose estimates are no numbers."""
 
