@@ -59,8 +59,8 @@ def settings_from_toml(text: str, environ: Mapping[str, str], name: str = "armwi
     settings = build(Settings, raw, "", mistakes)
     settings = msgspec.structs.replace(settings, policies=with_priors(settings.policies, mistakes))
     mistakes += check(settings, environ)
-    if mistakes:
-        raise ConfigurationError(mistakes)
+    if mistakes:  # each in one line, whatever a key is called
+        raise ConfigurationError([one if one.isprintable() else repr(one)[1:-1] for one in mistakes])
     return settings
 
 

@@ -69,8 +69,7 @@ def _struct(kind: type[msgspec.Struct], value: Any, path: str, mistakes: list[st
     tag_field = kind.__struct_config__.tag_field
     for key in value:
         if key not in known and key != tag_field:
-            hint = suggestion(key, [*known, *filter(None, [tag_field])])
-            mistakes.append(f"unknown key `{_in_one_line(key)}`{_at(path)}{hint}")
+            mistakes.append(f"unknown key `{key}`{_at(path)}{suggestion(key, [*known, *filter(None, [tag_field])])}")
     built: dict[str, Any] = {}
     for key, field in known.items():
         if key in value:
@@ -220,11 +219,7 @@ def _shown(value: Any) -> str:
 
 
 def _join(path: str, key: str) -> str:
-    return f"{path}.{_in_one_line(key)}" if path else _in_one_line(key)
-
-
-def _in_one_line(key: str) -> str:
-    return key if key.isprintable() else repr(key)[1:-1]
+    return f"{path}.{key}" if path else key
 
 
 def _at(path: str) -> str:

@@ -136,6 +136,7 @@ def toml(value):
 
 @given(st.sampled_from(PATHS), JSON, st.sampled_from(["", A_MODEL, NUMBERS]))
 @example("server", {"\n": 1}, "")
+@example("quality.heuristics", {"\n": {}}, "")
 def test_whatever_stands_in_the_file_the_answer_is_settings_or_mistakes(path, value, before):
     text = f"{path} = {toml(value)}\n{before}"
     assert all(isinstance(mistake, str) and "\n" not in mistake for mistake in mistakes_of(text))
