@@ -69,7 +69,7 @@ async def alarms(
     "/v1/events", status_code=200, operation_class=EventOperation, tags=["owner"], summary="Tell that a model changed"
 )
 async def tell_event(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """A new version, another price, an incident, a model to try: what was learned of it before counts less from now on."""
+    """A new version or price, an incident, a model to try: what was learned of it before may count less from now on."""
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "admin")
     said: ToldEvent = decoded(await request.body(), ToldEvent)

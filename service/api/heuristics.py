@@ -13,8 +13,8 @@ from service.quality.refit import Report, refit, report
 async def heuristics(request: Request[Any, Any, Any]) -> Report:
     """How often each fired, how well their readings agree with labels on each task type, and the weights in force.
 
-    Also how good people say each model's replies are: by labels, with readings, by those who were asked, and what length
-    has to do with it.
+    Also how good people say each model's replies are: by labels, with readings, by those who were asked, and what
+    length has to do with it.
     """
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")

@@ -33,7 +33,8 @@ def told(seed, readings):
         pairs = pairs.plus(pairs_of(float(label), float(reading)))
     calibration = Calibration(dict.fromkeys(TASK_TYPES, pairs))
     shift, factor = np.array([0.0, -0.1, 0.0]), np.array([1.0, 1.5, 1.0])
-    return Known(Sums(n, s, s * 0.9), Sums(*read), calibration, shift, factor, rng.random(SHAPE[:2]), np.array([False, True, True]))
+    usd, arrived = rng.random(SHAPE[:2]), np.array([False, True, True])
+    return Known(Sums(n, s, s * 0.9), Sums(*read), calibration, shift, factor, usd, arrived)
 
 
 @pytest.mark.parametrize("readings", [False, True])
