@@ -20,6 +20,7 @@ BUDGETS = ("2.3e-4", "6.6e-4", "1.9e-3", "5.3e-3")  # USD per request, as publis
 _THREE = ("google/gemini-2.5-pro", "mistralai/mistral-large-2512", "meta-llama/llama-3.1-8b-instruct")
 _OURS = ("thompson", "thompson_global", "pooled_thompson")
 _PEERS = ("litellm_quality", "litellm_default")
+_MORE_PEERS = ("mabwiser", "bayesian_router")  # at 5 % alone
 _SERVED = ("paretobandit", "zeroeval")  # also replayed through the service: few models, and many
 _POINTS = 100  # of a curve
 
@@ -66,7 +67,8 @@ def _quality(name: str) -> list[Run]:
     for rate in ("0.05", "1"):
         common = ("--data", name, "--feedback-rate", rate, "--seeds", "3")
         curve = "regret" if rate == "0.05" else ""
-        made.append(Run("Quality", (*common, "--policy", *_OURS, *_PEERS), curve))
+        peers = _PEERS if rate == "1" else _PEERS + _MORE_PEERS
+        made.append(Run("Quality", (*common, "--policy", *_OURS, *peers), curve))
         made.append(Run("Benchmark prior", (*common, "--prior", "benchmark", "--policy", *_OURS)))
     made.append(Run("Reversed prior", ("--data", name, "--seeds", "3", "--prior", "reversed", "--policy", *_OURS)))
     return made

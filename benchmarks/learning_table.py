@@ -48,6 +48,8 @@ COLUMNS: dict[str, dict[str, tuple[str, ...]]] = {
     | {
         "LiteLLM, quality only": ("litellm_quality",),
         "LiteLLM, default": ("litellm_default",),
+        "MABWiser": ("mabwiser",),
+        "bayesian-router": ("bayesian_router",),
         "us a decision": ("pooled_thompson", "decision_us", ".0f"),
     },
     "Benchmark prior": _QUALITY,
