@@ -117,7 +117,8 @@ def _running(settings: Settings, config: Path | None) -> Any:
         setup = await asyncio.to_thread(create_setup, settings)
         plan = await asyncio.to_thread(plan_of, settings.classifier)
         database = Database(url, settings.database.pool_size)
-        parts = Parts(setup, database, Knowledge(), Metrics(), config)
+        knowledge = Knowledge(window_s=settings.rewards.window_days * _DAY_S)
+        parts = Parts(setup, database, knowledge, Metrics(), config)
         parts.fitting.contexts = Contexts(database)
         parts.classifying.take_over(plan)
         app.state.parts = parts

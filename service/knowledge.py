@@ -25,7 +25,8 @@ from service.writer import Writer
 
 _SWAP_EVERY_S = 0.5  # decisions within this time are taken on the same snapshot: few versions to store
 _LOOK_BACK_S = 30.0  # how far clocks and long transactions of other processes may put a change into the past
-_FIRST_SPAN_H = 24 * 8
+_WEEK_S = 7 * 86_400.0
+_MARGIN_H = 24  # by which clocks may differ, and hours be open when they are said to close
 _TASKS, _TIERS = frozenset(TASK_TYPES), frozenset(PROMPT_TIERS)
 
 
@@ -35,13 +36,14 @@ class Knowledge:
     Changed only on the event loop. Other threads may call what only reads: `latest`, `fit`, `cells` and `age`.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, clock: Callable[[], float] = time.time, *, window_s: float = _WEEK_S) -> None:
+        """`window_s` is how old a decision may be that is rated: the cells of older hours are known as sums only."""
         self._clock = clock
         self._sums: dict[tuple[str, str], dict[tuple[str, str, Channel], Counts]] = {}  # ns, task: arm, tier, channel
         # Cells that may still change are known one by one, to see by how much another process changed them. Older
         # hours are only in the sums.
         self._cells: dict[CellKey, Counts] = {}
-        self._span_h = _FIRST_SPAN_H
+        self._span_h = int(window_s // 3600) + _MARGIN_H
         self._horizon = 0  # the first hour known cell by cell
         self.ledger = Ledger()
         self._since: float | None = None  # the last change seen; None: everything must be read

@@ -143,8 +143,8 @@ def test_replacing_sets_and_folding_adds():
 
 
 @contextlib.asynccontextmanager
-async def replica(database, clock=time.time, window_s=1e9):
-    knowledge = Knowledge(clock)
+async def replica(database, clock=time.time, window_s=1e9, known_s=7 * 24 * HOUR):
+    knowledge = Knowledge(clock, window_s=known_s)
     writer = Writer(database, DatabaseSettings(timeout_s=60), knowledge.fold, window_s=window_s)
     await writer.start()
     try:
@@ -233,6 +233,16 @@ async def test_a_rebuild_by_somebody_else_is_noticed(decided):
         await decided.write(partial(store.correct_cells, wrong=wrong, at=time.time()))
         await knowledge.refresh(writer)
         assert knowledge.latest("", TASK).evidence.keys() == {"small"}
+
+
+async def test_a_rating_within_the_window_makes_nobody_read_everything_again(decided):
+    months = 60 * 24 * HOUR
+    async with replica(decided) as (_, elsewhere), replica(decided, known_s=months) as (knowledge, writer):
+        span = knowledge._span_h
+        await elsewhere.record([rating(1.0, "last month")])
+        await knowledge.refresh(writer)
+        assert knowledge._span_h == span
+        assert knowledge.cells() == await decided.read(store.sum_cells)
 
 
 async def test_hours_that_close_are_still_counted(decided):
