@@ -27,6 +27,7 @@ _LABELS = sorted(EXPLICIT_CHANNELS)
 _BLOCK = 200  # decisions between two looks at what is predicted of a reward
 _NO_EXPLORATION = "no exploration allowed"
 OTHER_POLICY = "another policy"
+UNREADABLE = "this version cannot read it"
 
 _decode = msgspec.json.Decoder(Decision).decode
 
@@ -61,12 +62,20 @@ def count_decisions(connection: Connection, since: float, until: float) -> int:
 
 
 def entries(
-    connection: Connection, since: float, until: float, *, metric: str = "", tick: Tick = lambda _: None
+    connection: Connection,
+    since: float,
+    until: float,
+    *,
+    metric: str = "",
+    tick: Tick = lambda _: None,
+    left_out: Counter[str] | None = None,
 ) -> Iterator[Entry]:
     """The decisions made between two times (seconds since 1970 UTC), oldest first; labels of one metric.
 
-    Labels are those of the model that was drawn: of another, which stood in for it, nothing is said here.
+    Labels are those of the model that was drawn: of another, which stood in for it, nothing is said here. Decisions
+    that this version cannot read are counted in `left_out`.
     """
+    left_out = Counter() if left_out is None else left_out
     key = tuple_(decisions.c.created_at, decisions.c.id)
     statement = select(decisions.c.created_at, decisions.c.id, decisions.c.detail)
     statement = statement.where(_between(since, until)).order_by(decisions.c.created_at, decisions.c.id).limit(_PAGE)
@@ -75,7 +84,12 @@ def entries(
         ids = [row.id for row in page]
         labels, calls = _labels_of(connection, ids, metric), _calls_of(connection, ids)
         for row in page:
-            yield _entry(_decode(row.detail), labels[row.id], calls[row.id])
+            try:
+                decision = _decode(row.detail)
+            except msgspec.ValidationError:
+                left_out[UNREADABLE] += 1
+            else:
+                yield _entry(decision, labels[row.id], calls[row.id])
         tick(len(page))
         last_at, last_id, _ = page[-1]
         page = connection.execute(statement.where(decisions.c.created_at >= last_at, key > (last_at, last_id))).all()

@@ -1,7 +1,7 @@
 """What the log says of a policy's worth: as good as which, at which bill; or why it cannot say."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -16,7 +16,7 @@ from bandit.vocabulary import TASK_TYPES, Arm
 from service.contexts import dated_labels
 from service.controls import list_controls
 from service.decide import Repeated
-from service.decision_log import Collector, Columns, Tick, Vector, entries, explored
+from service.decision_log import Collector, Columns, Entry, Tick, Vector, entries, explored
 from service.errors import UnusableData
 from service.past import NOTHING_KNOWN, Past, read_past
 from service.replaying import Hindsight, learns
@@ -60,15 +60,17 @@ def gather(
         if any(isinstance(policy, LinearThompson) for policy in policies):
             half_life_days = settings.learning.memory.label_half_life_days
             past = past._replace(prompts=dated_labels(connection, span.since, half_life_days))
-    found = entries(connection, span.since, span.until, metric=span.metric, tick=tick)
-    return collected(found, arms_of(settings), policies, span, settings.learning.memory, past)
+    left_out: Counter[str] = Counter()
+    found = entries(connection, span.since, span.until, metric=span.metric, tick=tick, left_out=left_out)
+    columns = collected(found, arms_of(settings), policies, span, settings.learning.memory, past, left_out)
+    return columns, left_out
 
 
 def collected(
-    found: Any, arms: Mapping[str, Arm], policies: Sequence[Policy], span: Span, memory: Memory, past: Past
-) -> tuple[Columns, Counter[str]]:
-    """`gather` for decisions that were read already, oldest first."""
-    left_out: Counter[str] = Counter()
+    found: Iterable[Entry], arms: Mapping[str, Arm], policies: Sequence[Policy], span: Span, memory: Memory,
+    past: Past, left_out: Counter[str],
+) -> Columns:  # fmt: skip
+    """`gather` for decisions that are read, oldest first; those left out are counted in `left_out`."""
     hindsight, collector = Hindsight(policies, arms, memory, past), Collector(arms)
     for entry in explored(found, left_out, span.logged_by):
         targets = hindsight.draw(entry.decision)
@@ -81,7 +83,7 @@ def collected(
             break
     if not len(collector):
         raise UnusableData(_nothing(left_out))
-    return collector.columns(), left_out
+    return collector.columns()
 
 
 def _nothing(left_out: Counter[str]) -> str:
@@ -251,7 +253,8 @@ def at_prices(
     left_out: Counter[str] = Counter()
     stored = Stored(connection, prices)
     collector = Collector({arm: repriced(found, prices) for arm, found in arms_of(settings).items()})
-    for entry in explored(entries(connection, span.since, span.until, tick=tick), left_out, span.logged_by):
+    found = entries(connection, span.since, span.until, tick=tick, left_out=left_out)
+    for entry in explored(found, left_out, span.logged_by):
         target = stored.draw(entry.decision)
         if isinstance(target, str):
             left_out[target] += 1
@@ -268,8 +271,8 @@ def derived_again(connection: Connection, span: Span, tick: Tick = lambda _: Non
     """Every decision taken again from its stored settings and beliefs: how many come out the same to the last bit."""
     n = same = 0
     different: list[dict[str, str]] = []
-    stored = Stored(connection)
-    for entry in entries(connection, span.since, span.until, tick=tick):
+    stored, left_out = Stored(connection), Counter[str]()
+    for entry in entries(connection, span.since, span.until, tick=tick, left_out=left_out):
         again = stored.again(entry.decision)
         n += 1
         if isinstance(again, Repeated) and again.same:
@@ -279,7 +282,7 @@ def derived_again(connection: Connection, span: Span, tick: Tick = lambda _: Non
             different.append({"id": entry.decision.id, "why": why})
         if span.limit and n >= span.limit:
             break
-    return {"decisions": n, "same": same, "different": different}
+    return {"decisions": n + left_out.total(), "same": same, "different": different}
 
 
 # The report

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from bandit.channels import Calibration
 from bandit.drift import ON_ALARM
@@ -24,11 +25,12 @@ from bandit.selection import checked
 from bandit.thompson import Thompson
 from bandit.vocabulary import EXPLICIT_CHANNELS, Limits, Reward
 from service import calibrations, store
-from service.decision_log import OTHER_POLICY, count_decisions, entries, explored, label_chances
+from service.decision_log import OTHER_POLICY, UNREADABLE, count_decisions, entries, explored, label_chances
 from service.errors import UnusableData
 from service.evaluating import (
     Span,
     collected,
+    derived_again,
     evaluation,
     gather,
     part,
@@ -39,6 +41,7 @@ from service.parts import decision_row
 from service.past import Past, read_past
 from service.replaying import REFIT_LABELS, REFIT_S, Hindsight, Means
 from service.settings import Settings, SimulatedModel
+from service.tables import decisions
 from tests.service.decision_logs import (
     ARMS,
     DELAY_S,
@@ -68,8 +71,7 @@ SETTINGS = Settings(models=MODELS)
 
 
 def columns_of(log, *policies, past=None, span=SPAN):
-    found, _ = collected(log, ARMS, policies, span, Memory(), past or past_of(log))
-    return found
+    return collected(log, ARMS, policies, span, Memory(), past or past_of(log), Counter())
 
 
 def test_intervals_cover_the_true_value():
@@ -283,7 +285,8 @@ def test_what_no_policy_drew_is_left_out_and_counted():
 def test_models_that_are_gone_are_not_drawn_and_new_ones_not_where_they_were_unknown():
     log = rated_log(RANDOM, 800, 11)
     arms = {"large": ARMS["large"], "new": msgspec.structs.replace(ARMS["small"], name="new")}
-    found, left_out = collected(log, arms, [RANDOM], SPAN, Memory(), past_of(log))
+    left_out = Counter()
+    found = collected(log, arms, [RANDOM], SPAN, Memory(), past_of(log), left_out)
     assert found.arms == ("large", "new", "small")
     assert found.targets["random"].tolist() == [[1.0, 0.0, 0.0]] * 800
     assert not left_out
@@ -311,6 +314,20 @@ async def test_a_stored_log_is_read_as_it_was(database):
         assert np.array_equal(found.targets[name], target), name
     names = [policy.name for policy in policies]
     assert evaluation(found, names, "dr") == evaluation(expected, names, "dr")
+
+
+async def test_decisions_that_this_version_cannot_read_are_left_out_and_counted(database):
+    log = rated_log(RANDOM, 4, 36)
+
+    def work(connection):
+        stored(connection, log)
+        connection.execute(update(decisions).where(decisions.c.id == "log-36-1").values(detail='{"mood": "good"}'))
+
+    await database.write(work)
+    found, left_out = await database.read(gather, SETTINGS, [RANDOM], SPAN)
+    assert (len(found.task), left_out) == (3, {UNREADABLE: 1})
+    again = await database.read(derived_again, SPAN)
+    assert (again["decisions"], again["same"]) == (4, 0)
 
 
 async def test_the_past_and_what_came_after_are_all_that_was_learned(database):
