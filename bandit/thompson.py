@@ -10,7 +10,7 @@ from bandit.costs import expected_cost
 from bandit.policies import Policy, Probabilities
 from bandit.posteriors import Beliefs, Beta, posterior
 from bandit.selection import probability_of_best, with_floor
-from bandit.vocabulary import FREE, Arm, ModelTier, PromptProfile, PromptTier, Terms
+from bandit.vocabulary import FREE, PROMPT_TIERS, Arm, ModelTier, PromptProfile, PromptTier, Terms
 
 
 class PriorMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,7 +23,7 @@ class PriorMeans(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def of(self, model_tier: ModelTier, prompt_tier: PromptTier | None) -> float:
         """Prior mean of one cell; the mean over prompt tiers when no prompt tier is given."""
         row: tuple[float, float, float] = getattr(self, model_tier)
-        return sum(row) / 3 if prompt_tier is None else row[("simple", "medium", "complex").index(prompt_tier)]
+        return sum(row) / 3 if prompt_tier is None else row[PROMPT_TIERS.index(prompt_tier)]
 
 
 class Thompson(Policy, frozen=True, tag="thompson"):

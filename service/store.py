@@ -368,11 +368,6 @@ def insert_key(connection: Connection, row: Mapping[str, object]) -> None:
     connection.execute(insert(keys), [dict(row)])
 
 
-def key_by_digest(connection: Connection, digest: str) -> RowDict | None:
-    """The key with this digest, revoked or not."""
-    return _first(connection, select(keys).where(keys.c.digest == digest))
-
-
 def list_keys(connection: Connection) -> list[RowDict]:
     """All keys, oldest first."""
     return _rows(connection, select(keys).order_by(keys.c.created_at, keys.c.id))
