@@ -47,9 +47,8 @@ def decoded(body: bytes, kind: type[T] | Any) -> T:
 
 async def decoded_off_loop(body: bytes, kind: type[T] | Any) -> T:
     """A body that may be large, as `kind`; otherwise as `decoded`."""
-    if len(body) > _LARGE_BODY:
-        return await asyncio.to_thread(decoded, body, kind)
-    return decoded(body, kind)
+    value: T = await asyncio.to_thread(decoded, body, kind) if len(body) > _LARGE_BODY else decoded(body, kind)
+    return value
 
 
 def bad_request(error: Exception, body: bytes) -> BadRequest:
