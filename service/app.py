@@ -193,6 +193,7 @@ async def _refresh(parts: Parts) -> None:
         except Exception:  # the next second tries again; serving goes on
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
+        parts.metrics.models(parts.setup.models)
         parts.metrics.worker_state(parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded)
         parts.classifying.tell()
 
@@ -212,6 +213,7 @@ async def _keep_budgets(parts: Parts) -> None:
         try:
             await parts.budgets.exchange(parts.writer, parts.setup, time.time())
             await asyncio.to_thread(parts.budgets.reprice, parts.setup, parts.knowledge, time.time())
+            parts.metrics.budgets(parts.budgets.standings(parts.setup, time.time()))
         except StorageUnavailable:  # what was counted stays counted
             parts.metrics.learner_error("budget")
         except Exception:  # the next turn tries again; serving goes on

@@ -5,7 +5,7 @@ replies are priced like money: the budget is the share that may be late, the cos
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
@@ -46,6 +46,17 @@ class _Expected(NamedTuple):
     late_after_s: float
 
 
+class Standing(NamedTuple):
+    """How a policy keeps one of its budgets: of money in USD, or of late replies."""
+
+    policy: str
+    budget: Literal["money", "late"]
+    spent: float
+    granted: float
+    debt_requests: float  # what was spent ahead, in budgets of one request; negative: saved
+    price: float  # quality points that a dollar, or a late reply, costs
+
+
 class Budgets:
     """The budgets of policies and of API keys. Belongs to the event loop."""
 
@@ -82,6 +93,16 @@ class Budgets:
     def lateness(self, policy: Limited) -> tuple[Pacer, PacerState]:
         """The same of late replies, with a late reply in a dollar's place."""
         return Pacer(budget_usd=policy.late_share), self._state(Name(_LATE + policy.name))
+
+    def standings(self, setup: Setup, now: float) -> list[Standing]:
+        """How every policy keeps its budgets."""
+        found: list[Standing] = []
+        for policy in setup.policies.values():
+            if isinstance(policy, Limited) and policy.objective == "budget":
+                found.append(_standing(policy.name, "money", *self.money(policy, now)))
+            if isinstance(policy, Limited) and policy.late_after_s:
+                found.append(_standing(policy.name, "late", *self.lateness(policy)))
+        return found
 
     def allow(self, key: Key, setup: Setup, now: float) -> None:
         """Refuse a request of an API key that has spent its day's limit.
@@ -205,6 +226,11 @@ class Budgets:
             spent_usd=sums.spent / NANO,
             price0=self._prices.get(name.owner, 0.0),
         )
+
+
+def _standing(policy: str, budget: Literal["money", "late"], pacer: Pacer, state: PacerState) -> Standing:
+    debt = state.debt_usd / pacer.target_usd
+    return Standing(policy, budget, state.spent_usd, state.granted_usd, debt, price(pacer, state))
 
 
 def _known(

@@ -8,10 +8,14 @@ import platform
 import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import product
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prometheus_client import Histogram
 
+from bandit.drift import DIRECTIONS, Stream
+from service.budget_metrics import BudgetMetrics
+from service.errors import FailureKind
 from service.metric_words import endpoint_of, error_kind, failure_kind
 from service.probe_metrics import ProbeMetrics
 
@@ -48,7 +52,7 @@ _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
 
-class Metrics(ProbeMetrics):
+class Metrics(ProbeMetrics, BudgetMetrics):
     """All metrics of one process. In tests every application has its own; with several workers, one each.
 
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.
@@ -131,6 +135,12 @@ class Metrics(ProbeMetrics):
         self._feedback = self.counter("armwise_feedback", "Feedback received.", "metric", "result", "source")
         self._feedback_lag = self.histogram(
             "armwise_feedback_lag_seconds", "From a decision to its feedback.", _LAG_BUCKETS
+        )[()]
+        self._outliers = self.counter(
+            "armwise_outliers_found", "Users found to rate so unlike others that their labels count in part."
+        )[()]
+        self._outlier_labels = self.counter(
+            "armwise_outlier_labels", "Labels stored of users who rate so unlike others that they count in part."
         )[()]
         self._heuristics = self.counter(
             "armwise_heuristics_fired", "Quality heuristics that had something against a reply.", "heuristic"
@@ -277,6 +287,14 @@ class Metrics(ProbeMetrics):
         if cost_usd:
             self._cost[model].inc(cost_usd)
 
+    def models(self, names: Iterable[str]) -> None:
+        """Which models there are: what may befall them begins at 0, so that an alert sees the first as an increase."""
+        for name in names:
+            for kind in get_args(FailureKind):
+                self._upstream_errors[name, kind].inc(0)
+            for direction, stream in product(DIRECTIONS, get_args(Stream)):
+                self._drift_alarms[name, direction, stream].inc(0)
+
     def fell_back(self, failed: "Attempt") -> None:
         """Count that another model was tried after `failed`."""
         self._fallbacks[failed.arm, failure_kind(failed.outcome)].inc()
@@ -288,6 +306,12 @@ class Metrics(ProbeMetrics):
         ].inc()  # fmt: skip
         if lag_s is not None:
             self._feedback_lag.observe(max(lag_s, 0.0))
+
+    def outlier_rated(self, *, found: bool) -> None:
+        """Count a label of a user who rates unlike others, and the user when that was just found."""
+        self._outlier_labels.inc()
+        if found:
+            self._outliers.inc()
 
     def heuristic_fired(self, name: str) -> None:
         """Count a heuristic that fired, by its name in `service.quality`."""

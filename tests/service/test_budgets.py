@@ -150,6 +150,27 @@ def test_a_days_budget_is_granted_as_the_day_passes():
     assert evening.granted_usd == pytest.approx(0.997 * 18.0)
 
 
+def test_standings_say_how_far_ahead_of_its_budgets_a_policy_is():
+    """A request that cost 21 budgets is 20 ahead of its own one; two on time save twice what may be late."""
+    setup = setup_of(objective="budget", usd_per_request=0.01, late_after_s=1.0, late_share=0.1)
+    knowledge, budgets, target = knowledge_of((0.7, 0.78, 0.84)), Budgets(), 0.997 * 0.01
+    assert [(one.policy, one.budget, one.debt_requests) for one in budgets.standings(setup, NOW)] == [
+        ("p", "money", 0.0), ("p", "late", 0.0)
+    ]  # fmt: skip
+    for number, usd in enumerate((21 * target, target)):
+        decision = ask(setup, knowledge, budgets, number, NOW)
+        budgets.drawn(setup, decision, NOW)
+        budgets.settled(decision.id, usd, 0.5)
+    money, late = budgets.standings(setup, NOW)
+    assert money.spent == pytest.approx(22 * target)
+    assert money.granted == pytest.approx(2 * target)
+    assert money.debt_requests == pytest.approx(20.0)
+    assert money.price == pytest.approx(budgets.terms(setup.default_policy, NOW).usd_price)
+    assert money.price > 0.0
+    assert late.debt_requests == pytest.approx(-2.0)
+    assert budgets.standings(setup_of(), NOW) == []
+
+
 async def test_accounts_of_replicas_add_up_and_old_savings_lapse(database):
     accounts = [Accounts(), Accounts()]
     writers = [Writer(database, DatabaseSettings(timeout_s=60), lambda _: None, window_s=1.0) for _ in accounts]

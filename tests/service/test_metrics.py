@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bandit.vocabulary import Choice, Classification, DimensionScores, Limits, PromptProfile
 from service import errors
+from service.budgets import Standing
 from service.classifiers.models import Answered
 from service.classifying import Classified, Trace
 from service.complete import Attempt
@@ -75,6 +76,7 @@ def fill(metrics):
     metrics.attempt_done(attempt(outcome="timeout", first_token_s=None), Usage(), 0.0)
     metrics.fell_back(attempt(outcome="timeout"))
     metrics.feedback("quality", "recorded", "user", 30.0)
+    metrics.outlier_rated(found=True)
     metrics.heuristic_fired("empty")
     metrics.repeated()
     metrics.learner_error("refresh")
@@ -83,6 +85,8 @@ def fill(metrics):
     metrics.webhook("sent")
     metrics.canary("small", "wrong", 0.001)
     metrics.verdict("marked", 0.002)
+    metrics.budgets([Standing("p", "money", 2.0, 1.5, 5.0, 40.0), Standing("p", "late", 3.0, 4.0, -20.0, 0.1)])
+    metrics.models(["small"])
     metrics.committed(0.002)
     metrics.loop_late(0.001)
     metrics.worker_state(1.5, 3, degraded=False)
@@ -145,6 +149,29 @@ def test_a_failed_call_serves_nothing_and_counts_its_kind():
     assert value(metrics, "armwise_fallbacks_total", model="small", reason="rate_limited") == 1
     assert value(metrics, "armwise_upstream_seconds_count", model="small") == 1
     assert value(metrics, "armwise_first_token_seconds_count", model="small") is None
+
+
+def test_what_may_happen_to_a_model_begins_at_zero():
+    metrics = Metrics()
+    metrics.attempt_done(attempt(outcome="credentials", first_token_s=None), Usage(), 0.0)
+    metrics.models(["small", "large"])
+    assert value(metrics, "armwise_upstream_errors_total", model="small", kind="credentials") == 1
+    assert value(metrics, "armwise_upstream_errors_total", model="large", kind="credentials") == 0
+    assert value(metrics, "armwise_drift_alarms_total", model="large", direction="down", stream="canary") == 0
+
+
+def test_a_budget_that_is_no_longer_kept_reads_zero():
+    metrics = Metrics()
+    metrics.budgets([Standing("p", "money", 2.0, 1.5, 5.0, 40.0), Standing("p", "late", 3.0, 4.0, -20.0, 0.1)])
+    assert value(metrics, "armwise_budget_spent_usd", policy="p") == 2.0
+    assert value(metrics, "armwise_budget_granted_usd", policy="p") == 1.5
+    assert value(metrics, "armwise_budget_debt_requests", policy="p", budget="late") == -20.0
+    assert value(metrics, "armwise_budget_price", policy="p", budget="money") == 40.0
+    metrics.budgets([Standing("q", "late", 3.0, 4.0, -20.0, 0.1)])
+    assert value(metrics, "armwise_budget_spent_usd", policy="p") == 0
+    assert value(metrics, "armwise_budget_debt_requests", policy="p", budget="money") == 0
+    assert value(metrics, "armwise_budget_debt_requests", policy="q", budget="late") == -20.0
+    assert value(metrics, "armwise_budget_spent_usd", policy="q") is None
 
 
 def test_a_policy_that_failed_is_a_learner_error():
@@ -234,7 +261,7 @@ def test_no_metric_has_a_label_for_people():
     assert labels <= {
         "endpoint", "status", "streamed", "kind", "task_type", "model", "policy", "method", "reason", "metric",
         "result", "source", "heuristic", "place", "version", "python", "le", "classifier", "found", "state",
-        "direction", "stream", "outcome",
+        "direction", "stream", "outcome", "budget",
     }  # fmt: skip
 
 
