@@ -131,8 +131,11 @@ class Influence:
         self._connection = connection
         self._weights: dict[tuple[str, str, int], dict[RewardKey, int]] = {}  # user, arm, day: millionths by label
 
-    def weight(self, row: RowDict, limit: float) -> float:
-        """The weight of a label that is about to be stored: its own, as far as there is room."""
+    def weight(self, row: RowDict, limit: float, factor: float) -> float:
+        """The weight of a label that is about to be stored: its own times `factor`, as far as there is room.
+
+        The limit shrinks by the same factor, or a user whose labels weigh less could give more of them.
+        """
         created_at: Any = row["created_at"]
         user, arm, day = str(row["user"]), str(row["arm"]), int(created_at // _DAY_S)
         others = self._weights.get((user, arm, day))
@@ -141,7 +144,8 @@ class Influence:
         key = (str(row["decision_id"]), str(row["metric"]), str(row["source"]), user)
         others.pop(key, None)
         own: Any = row["weight"]
-        weight = float(own) * influence(sum(others.values()) / MICRO, limit)
+        said = sum(others.values()) / MICRO
+        weight = float(own) * factor * influence(said / factor, limit) if factor > 0.0 else 0.0
         others[key] = round(weight * MICRO)
         return weight
 

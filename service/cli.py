@@ -148,20 +148,24 @@ def rebuild(config: Path | None) -> None:
     """Fold all rewards again into the posterior cells, and say what differed."""
     import time
 
-    from service import calibrations, store
+    from service import calibrations, raters, store
     from service.options import look
 
     settings = read(config)
     wrong, pairs = look(settings, store.compare_fold), look(settings, calibrations.missing)
+    opinions = look(settings, raters.missing)
 
     def correct(connection: "Connection") -> None:
         store.correct_cells(connection, wrong, time.time())
         calibrations.add(connection, pairs, time.time())
+        raters.add(connection, opinions)
 
     with_database(config, correct)
     click.echo(f"Rebuilt. {len(wrong)} cells had differed from the rewards.")
     if pairs:
         click.echo(f"{len(pairs)} calibrations had differed, too.")
+    if opinions:
+        click.echo(f"{len(opinions)} sums of what users say had differed, too.")
 
 
 @main.group()

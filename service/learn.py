@@ -11,8 +11,10 @@ import msgspec
 from sqlalchemy import Connection
 
 from bandit.posteriors import CellKey, Counts, counts_of
+from bandit.raters import Standing
 from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, Reward
 from service import calibrations, store
+from service.raters import Raters
 
 Status = Literal["recorded", "unchanged", "replaced", "unknown_decision", "too_late", "other_key"]
 
@@ -33,6 +35,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
     arm: str | None = None  # whose reply is meant, when it is not the one that served: a failed first try
     key_id: str | None = None  # the API key it came with; None: ourselves or an admin, who may rate everything
     user_limit: float = 0.0  # labels that this user's word on one model weighs in all on a day; 0: as many as they give
+    outlier_weight: float = 1.0  # by which it is multiplied while others' labels cannot explain this user's; 1: off
 
     @property
     def key(self) -> store.RewardKey:
@@ -41,7 +44,7 @@ class Measurement(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """What became of a measurement; the last three are empty when the decision is unknown."""
+    """What became of a measurement; what follows the status is empty when the decision is unknown."""
 
     decision_id: str
     metric: str
@@ -49,6 +52,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     arm: str = ""
     task_type: str = ""
     lag_s: float | None = None  # from the decision to the measurement
+    outlier: bool = False  # of a user whose labels others' cannot explain
+    found: Standing | None = None  # how the user stands, once: when it turns out
 
 
 _SAID = ("value", "weight", "channel", "comment", "detail")
@@ -74,6 +79,7 @@ def record(
 
     current = dict(stored)
     influence = calibrations.Influence(connection)
+    raters = Raters(connection, (m.user for m in accepted if _is_of_a_user(m)))
     deltas: dict[CellKey, Counts] = {}
     outcomes = []
     for measurement, refusal in zip(measurements, refusals, strict=True):
@@ -83,21 +89,22 @@ def record(
             old, new = current.get(measurement.key), _row(measurement, decision, now)
             if old is not None:
                 new["created_at"] = old["created_at"]
-            if _is_capped(measurement):
-                new["weight"] = influence.weight(new, measurement.user_limit)
+            if _is_of_a_user(measurement):
+                new["weight"] = _weight(measurement, old, new, influence, raters)
             if old is None or any(old[name] != new[name] for name in _SAID):
                 status = "recorded" if old is None else "replaced"
                 if old is not None:
                     _add(deltas, _cell(old), Counts().minus(_counts(old)))
                 _add(deltas, _cell(new), _counts(new))
                 current[measurement.key] = new
-        outcomes.append(_outcome(measurement, status, decision))
+        outcomes.append(_outcome(measurement, status, decision, raters))
 
     deltas = {cell: counts for cell, counts in deltas.items() if counts != Counts()}
     _write(connection, stored, current)
     store.add_to_cells(connection, deltas, now)
     pairs = calibrations.difference(calibrations.pairs_in(current.values()), calibrations.pairs_in(stored.values()))
     calibrations.add(connection, pairs, now)
+    raters.add(current.values(), stored.values(), now)
     return outcomes, deltas
 
 
@@ -107,7 +114,7 @@ def _stored(connection: Connection, accepted: Sequence[Measurement]) -> dict[sto
         return {}
     labelled = {m.decision_id for m in accepted if m.channel in EXPLICIT_CHANNELS}
     read = {m.decision_id for m in accepted if m.channel == "reading"}
-    calibrations.lock_users(connection, (m.user for m in accepted if _is_capped(m)))
+    calibrations.lock_users(connection, (m.user for m in accepted if _is_of_a_user(m)))
     if labelled or read:
         calibrations.lock_decisions(connection, sorted(labelled | read))
     keys = {m.key for m in accepted} | {calibrations.reading_key(decision_id) for decision_id in labelled}
@@ -115,8 +122,30 @@ def _stored(connection: Connection, accepted: Sequence[Measurement]) -> dict[sto
     return {**calibrations.labels_of(connection, sorted(read)), **stored} if read else stored
 
 
-def _is_capped(measurement: Measurement) -> bool:
-    return bool(measurement.user) and measurement.user_limit > 0.0 and measurement.channel in EXPLICIT_CHANNELS
+def _is_of_a_user(measurement: Measurement) -> bool:
+    return bool(measurement.user) and measurement.channel in calibrations.PEOPLES
+
+
+def _is_judged(measurement: Measurement) -> bool:
+    return _is_of_a_user(measurement) and measurement.outlier_weight < 1.0
+
+
+def _weight(
+    measurement: Measurement,
+    old: store.RowDict | None,
+    new: store.RowDict,
+    influence: calibrations.Influence,
+    raters: Raters,
+) -> float:
+    """What a user's label weighs. Said again it weighs what it did, whatever became of the user."""
+    judged = _is_judged(measurement)
+    if judged and old is not None and all(old[name] == new[name] for name in ("value", "channel")):
+        weight: Any = old["weight"]
+        return float(weight)
+    factor = measurement.outlier_weight if judged and raters.is_outlier(measurement.user) else 1.0
+    if measurement.user_limit > 0.0:
+        return influence.weight(new, measurement.user_limit, factor)
+    return measurement.weight * factor
 
 
 def _refusal(measurement: Measurement, decision: store.Rateable | None, window_s: float) -> Status | None:
@@ -175,9 +204,12 @@ def _add(deltas: dict[CellKey, Counts], cell: CellKey, counts: Counts) -> None:
     deltas[cell] = deltas.get(cell, Counts()).plus(counts)
 
 
-def _outcome(measurement: Measurement, status: Status, decision: store.Rateable | None) -> Outcome:
+def _outcome(
+    measurement: Measurement, status: Status, decision: store.Rateable | None, raters: Raters
+) -> Outcome:  # fmt: skip
     if decision is None:
         return Outcome(decision_id=measurement.decision_id, metric=measurement.metric, status=status)
+    lowered = status in ("recorded", "replaced") and _is_judged(measurement) and raters.is_outlier(measurement.user)
     return Outcome(
         decision_id=measurement.decision_id,
         metric=measurement.metric,
@@ -185,4 +217,6 @@ def _outcome(measurement: Measurement, status: Status, decision: store.Rateable 
         arm=measurement.arm or decision.arm,
         task_type=decision.task_type,
         lag_s=measurement.at - decision.created_at,
+        outlier=lowered,
+        found=raters.newly_found(measurement.user) if lowered else None,
     )

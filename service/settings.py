@@ -193,6 +193,7 @@ class Rewards(Section, frozen=True, kw_only=True):
     metrics: tuple[Metric, ...] = (Metric(name="quality"),)  # the first is the one meant when none is named
     window_days: Positive = 7.0  # feedback for an older decision is refused
     user_labels_per_day: NotNegative = 5.0  # labels one named user's word on one model weighs a day; 0: no limit
+    outlier_weight: Share = 0.1  # of the labels of users that others' labels cannot explain; 1: off
     ask_share: Share = 0.0  # of replies, drawn at random, for which your application is to ask its user
 
 

@@ -70,7 +70,8 @@ def _padded(values: Sequence[Any]) -> list[Any]:
     return [*values, *[values[-1]] * (size - len(values))]
 
 
-def _slices(values: Sequence[Any]) -> Iterable[list[Any]]:
+def slices(values: Sequence[Any]) -> Iterable[list[Any]]:
+    """Lists short enough for one IN, and of few lengths."""
     for start in range(0, len(values), _LIST_SIZE):
         yield _padded(values[start : start + _LIST_SIZE])
 
@@ -144,7 +145,7 @@ def attempts_of(connection: Connection, decision_ids: Sequence[str]) -> list[Row
     statement = select(attempts).order_by(attempts.c.decision_id, attempts.c.step)
     return [
         row
-        for ids in _slices(decision_ids)
+        for ids in slices(decision_ids)
         for row in _rows(connection, statement.where(attempts.c.decision_id.in_(ids)))
     ]
 
@@ -154,7 +155,7 @@ def rewards_of(connection: Connection, decision_ids: Sequence[str]) -> list[RowD
     statement = select(rewards).order_by(rewards.c.created_at, *_REWARD_KEY)
     return [
         row
-        for ids in _slices(decision_ids)
+        for ids in slices(decision_ids)
         for row in _rows(connection, statement.where(rewards.c.decision_id.in_(ids)))
     ]
 
@@ -233,7 +234,7 @@ def decisions_to_rate(connection: Connection, decision_ids: Sequence[str]) -> di
     """By id, what learning needs of decisions; unknown ids are left out."""
     return {
         row[0]: Rateable(*row)
-        for ids in _slices(decision_ids)
+        for ids in slices(decision_ids)
         for row in connection.execute(_decisions_by_id, {"ids": ids})
     }
 

@@ -28,6 +28,11 @@ metadata = MetaData(
     }
 )
 
+_IN_AN_EXPERIMENT = text("experiment IS NOT NULL")
+
+_OF_A_USER = text("\"user\" <> ''")
+_WITH_A_KEY = text("key_id <> ''")
+
 # One row per routed request, written once; `served_arm` is set when a fallback answered.
 decisions = Table(
     "decisions",
@@ -49,9 +54,16 @@ decisions = Table(
     Column("session", String(256), nullable=False),
     Column("user", String(256), nullable=False),
     Column("detail", Text, nullable=False),  # service.decide.Decision as JSON
+    Column("experiment", String(64)),  # this and what follows: NULL outside of experiments
+    Column("variant", String(48)),
+    Column("unit", String(32)),  # salted digest of the user, session, key or request
     Index(None, "created_at"),
     Index(None, "beliefs_version"),
-)
+    Index(
+        None, "experiment", "unit",
+        sqlite_where=_IN_AN_EXPERIMENT, postgresql_where=_IN_AN_EXPERIMENT,
+    ),
+)  # fmt: skip
 
 # One row per call to a provider.
 attempts = Table(
@@ -144,6 +156,29 @@ calibrations = Table(
     Column("yy", BigInteger, nullable=False),
     Column("yh", BigInteger, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+# What people said of models, in sums that are changed only by adding. User "": everybody, those without a name too.
+opinions = Table(
+    "opinions",
+    metadata,
+    Column("user", String(256), primary_key=True),
+    Column("metric", String(128), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    Column("people", BigInteger, nullable=False),  # who said so; each label without a name is one
+    Column("labels", BigInteger, nullable=False),  # how many, whatever they weigh
+    Column("said", BigInteger, nullable=False),  # sum of their values, in millionths
+    Column("n", BigInteger, nullable=False),  # sum of their weights, and of weight times value
+    Column("s", BigInteger, nullable=False),
+)
+
+# Users whose labels cannot be explained by what others say.
+outliers = Table(
+    "outliers",
+    metadata,
+    Column("user", String(256), primary_key=True),
+    Column("since", Double, nullable=False),
 )
 
 # Weights of the heuristics that were learned; the newest ones are in force.
@@ -239,6 +274,45 @@ controls = Table(
     Column("content", Text, nullable=False),  # service.controls.Saved as JSON
 )
 
+# What was done with each experiment, in order, the same for all replicas; rows are only ever added.
+experiment_steps = Table(
+    "experiment_steps",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # one more than the last: of two at once one wins
+    Column("at", Double, nullable=False),
+    Column("experiment", String(64), nullable=False),
+    Column("action", String(16), nullable=False),  # create, start, pause, stop, decide, archive
+    Column("who", String(128), nullable=False),  # id of an API key, or a person at the command line
+    Column("note", Text, nullable=False),
+    Column("content", Text, nullable=False),  # service.experiments.lifecycle: the content of that action as JSON
+)
+
+# When each unit was first in an experiment; written with the decision.
+exposures = Table(
+    "exposures",
+    metadata,
+    Column("experiment", String(64), primary_key=True),
+    Column("unit", String(32), primary_key=True),  # salted digest, as in `decisions`
+    Column("variant", String(48), nullable=False),
+    Column("first_at", Double, nullable=False),
+    Index(None, "experiment", "first_at"),
+)
+
+# What was known when an experiment started: its variants' own posteriors begin with it.
+seeds = Table(
+    "seeds",
+    metadata,
+    Column("experiment", String(64), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    Column("tier", String(16), primary_key=True),
+    Column("hour", Integer, primary_key=True),  # the middle of a week for hours that were long ago
+    Column("channel", String(16), primary_key=True),
+    Column("n", BigInteger, nullable=False),
+    Column("s", BigInteger, nullable=False),
+    Column("s2", BigInteger, nullable=False),
+)
+
 # What a decision was taken on: evidence and settings, stored once per content.
 beliefs = Table(
     "beliefs",
@@ -254,6 +328,33 @@ configs = Table(
     Column("version", String(64), primary_key=True),
     Column("content", Text, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+TRAFFIC_KEY = ("hour", "policy", "method", "arm", "task_type")
+TRAFFIC_DECIDED = ("decisions", "explored", "fallbacks", "simple", "medium", "complex", "routing_us")
+TRAFFIC_CALLED = (
+    "calls", "failures", "prompt_tokens", "completion_tokens", "cost_nano", "latency_us", "first_tokens",
+    "first_token_us",
+)  # fmt: skip
+TRAFFIC_RATED = ("ratings", "rating_micro", "lag_ms")
+TRAFFIC_LATENCY = tuple(f"latency_{number}" for number in range(28))  # answered calls, see `service.traffic.BOUNDS_S`
+
+# What the log adds up to, for pages that must not read all of it; changed only by adding. A decision counts under the
+# model that answered it, a call under the model that was called, a rating under the model that was rated, all of them
+# in the hour of the decision.
+traffic = Table(
+    "traffic",
+    metadata,
+    Column("hour", Integer, primary_key=True),  # since 1970-01-01 UTC
+    Column("policy", String(128), primary_key=True),
+    Column("method", String(32), primary_key=True),
+    Column("arm", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in (*TRAFFIC_DECIDED, *TRAFFIC_CALLED, *TRAFFIC_RATED, *TRAFFIC_LATENCY)
+    ),
+    sqlite_with_rowid=False,
 )
 
 # What was granted and spent, in billionths of a dollar; day 0: since the beginning.

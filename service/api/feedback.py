@@ -1,5 +1,6 @@
 """POST /feedback: what people, programs and judges say of a reply."""
 
+import logging
 import time
 from typing import Annotated, Any
 
@@ -13,8 +14,11 @@ from service.calibrations import HEURISTICS_SOURCE
 from service.decide import made_at
 from service.errors import BadRequest, Gone, NotAllowed, NotFound, RequestError, Unprocessable
 from service.learn import Measurement, Outcome
+from service.metrics import Metrics
 from service.parts import Parts
 from service.settings import Rewards
+
+log = logging.getLogger("armwise")
 
 _THUMBS = {"up": 1.0, "down": 0.0}
 _MOST_AT_ONCE = 1_000  # in one call: they are learned in one transaction, for which everybody else's writes wait
@@ -115,6 +119,7 @@ def measurement(feedback: Feedback, rewards: Rewards, key_id: str | None, now: f
         detail=msgspec.json.encode(feedback.tags).decode(),
         key_id=key_id,
         user_limit=rewards.user_labels_per_day,
+        outlier_weight=rewards.outlier_weight,
         at=now,
     )
 
@@ -132,6 +137,16 @@ def refusal(outcome: Outcome, rewards: Rewards) -> RequestError | None:
             return NotAllowed("This decision was made for another API key.", param="decision_id")
         case _:
             return None
+
+
+def _tell_outlier(metrics: Metrics, outcome: Outcome) -> None:
+    metrics.outlier_rated(found=outcome.found is not None)
+    if outcome.found is not None:
+        log.warning(
+            "a user rates unlike everybody else: %.2f in the mean of %d labels, where others' let expect %.2f; further "
+            "labels count in part. GET /v1/heuristics names the user; `outlier_weight` under [rewards] says how much",
+            outcome.found.said, outcome.found.labels, outcome.found.expected,
+        )  # fmt: skip
 
 
 @post(
@@ -160,6 +175,8 @@ async def give_feedback(request: Request[Any, Any, Any]) -> Response[dict[str, A
         refused = None if outcome is None else refusal(outcome, rewards)
         status = "dryrun" if outcome is None else outcome.status
         parts.metrics.feedback(measured.metric, status, measured.source, now - made_at(measured.decision_id, now))
+        if outcome is not None and outcome.outlier:
+            _tell_outlier(parts.metrics, outcome)
         result: dict[str, Any] = {"decision_id": measured.decision_id, "metric": measured.metric, "status": status}
         if refused is not None:
             refusals.append(refused)

@@ -10,7 +10,7 @@ import numpy as np
 from bandit.channels import ENOUGH_PER_TASK, TYPICAL_READING, Calibration, rate_alarms
 from bandit.posteriors import MICRO
 from bandit.vocabulary import TASK_TYPES
-from service import calibrations, rated
+from service import calibrations, rated, raters
 from service.calibrations import Answered
 from service.parts import Parts
 from service.quality.examine import HEURISTICS
@@ -70,6 +70,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     label_rates: list[LabelRate]
     label_rate_alarms: list[str]  # models
     quality: list[rated.Quality]  # of each model's newest replies
+    outliers: int  # users whose labels count in part, as others' cannot explain them
+    outlier_users: list[raters.Outlier]  # the last hundred of them
 
 
 async def refit(parts: Parts, now: float) -> Weights:
@@ -137,12 +139,14 @@ def tell_rates(parts: Parts, rates: list[LabelRate]) -> None:
 
 async def report(parts: Parts) -> Report:
     """What the heuristics are worth, from the newest replies and all calibrations."""
-    fired, answered, calibration, said = await parts.database.read(
+    fired, answered, calibration, said, outliers, users = await parts.database.read(
         lambda connection: (
             calibrations.fired(connection),
             calibrations.answered(connection),
             calibrations.calibration(connection),
             rated.sums(connection, calibrations.NEWEST),
+            raters.outlier_count(connection),
+            raters.newest_outliers(connection),
         )
     )
     rates = label_rates(answered)
@@ -161,6 +165,8 @@ async def report(parts: Parts) -> Report:
         label_rates=rates,
         label_rate_alarms=[rate.model for rate in rates if rate.alarm],
         quality=rated.qualities(said),
+        outliers=outliers,
+        outlier_users=users,
     )
 
 

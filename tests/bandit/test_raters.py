@@ -1,0 +1,111 @@
+"""Who rates so unlike others that taste cannot explain it: by hand, on poison, and how often honest people look so."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bandit.raters import (
+    FEWEST_LABELS,
+    FEWEST_OTHERS,
+    LIMIT,
+    NOBODY,
+    SPREAD,
+    Opinion,
+    Standing,
+    is_outlier,
+    standing,
+)  # fmt: skip
+
+POISON = (0.0, -1.0, 1e12, 1e300, math.inf, -math.inf, math.nan)
+MANY = 1e9  # labels of others, so that what they say is known
+
+
+def said(labels, ups, quality=0.8, others=MANY, people=100.0):
+    return Opinion(labels, ups, others, others * quality, people)
+
+
+def test_a_standing_by_hand():
+    found = standing([said(10, 4, 0.8), said(10, 8, 0.5)])
+    z = (12 - 13) / math.sqrt(10 * 0.16 + 10 * 0.25 + (SPREAD * 20) ** 2)
+    assert found == Standing(20.0, 0.6, pytest.approx(0.65), pytest.approx(z))
+
+
+def test_what_few_others_say_is_known_less():
+    """With 19 labels of others, of which 16 are up: quality 16.5/20, and its error counts ten times in ten labels."""
+    quality = 16.5 / 20
+    z = -10 * quality / math.sqrt(quality * (1 - quality) * 10 * (1 + 10 / 20) + (SPREAD * 10) ** 2)
+    assert standing([Opinion(10, 0, 19, 16, 8)]).deviations == pytest.approx(z)
+
+
+def test_where_hardly_anybody_else_spoke_nobody_is_odd():
+    assert standing([said(100, 0, people=FEWEST_OTHERS - 1)]) == NOBODY
+    together = standing([said(100, 0, people=FEWEST_OTHERS - 1), said(20, 10)])
+    assert together == standing([said(20, 10)])
+
+
+def test_a_user_is_an_outlier_from_some_labels_on_and_leaves_later():
+    few, enough = standing([said(FEWEST_LABELS - 1, 0, 0.9)]), standing([said(FEWEST_LABELS, 0, 0.9)])
+    assert few.deviations < -LIMIT
+    assert enough.deviations < -LIMIT
+    assert [is_outlier(one, before=False) for one in (few, enough)] == [False, True]
+    between = Standing(50.0, 0.2, 0.8, -3.3)
+    assert [is_outlier(between, before=before) for before in (False, True)] == [False, True]
+    assert not is_outlier(Standing(50.0, 0.5, 0.8, -2.9), before=True)
+
+
+def test_too_kind_is_as_odd_as_too_strict():
+    assert is_outlier(standing([said(40, 40, 0.2)]), before=False)
+    assert standing([said(40, 40, 0.2)]).deviations == pytest.approx(-standing([said(40, 0, 0.8)]).deviations)
+
+
+@given(st.lists(st.tuples(*[st.sampled_from(POISON) | st.floats()] * 5), max_size=5))
+def test_poison_is_left_out_or_bounded(rows):
+    found = standing([Opinion(*row) for row in rows])
+    assert all(map(math.isfinite, found))
+    assert 0.0 <= found.said <= 1.0
+    assert 0.0 <= found.expected <= 1.0
+
+
+@given(st.integers(1, 200), st.data(), st.floats(0.0, 1.0))
+def test_nobody_who_says_what_others_say_is_an_outlier(labels, data, quality):
+    ups = data.draw(st.integers(0, labels))
+    found = standing([said(labels, ups, quality)])
+    if abs(ups / labels - quality) <= LIMIT * SPREAD:
+        assert not is_outlier(found, before=False)
+
+
+# Simulated
+
+QUALITIES = np.array([0.7, 0.75, 0.8, 0.85, 0.9])
+
+
+@pytest.mark.parametrize("spread", [0.15, 0.2])
+def test_honest_users_with_200_labels_are_flagged_less_than_once_in_a_thousand(spread):
+    """20,000 users whose taste shifts all qualities by a normal number, judged after each label.
+
+    The expected share is .0001 and .0008 at the two spreads; with 20,000 users more than .0015 has a chance of .002.
+    """
+    flagged = outliers(np.random.default_rng(3), 20_000, spread)
+    assert (flagged <= 200).mean() < (0.001 if spread == 0.15 else 0.0015)
+
+
+def test_who_always_votes_down_is_found_within_twenty_labels():
+    assert (outliers(np.random.default_rng(4), 500, 0.0, down=True) <= 20).mean() > 0.99
+
+
+def outliers(rng, users, spread, *, down=False):
+    """After how many labels each user is an outlier; 201: never. The same sums as `standing`, for all at once."""
+    kind = rng.integers(len(QUALITIES), size=(users, 200))
+    quality = QUALITIES[kind]
+    taste = np.clip(quality + rng.normal(0.0, spread, (users, 1)), 0.0, 1.0)
+    ups = (rng.random((users, 200)) < taste) & (not down)
+    n = np.arange(1, 201)
+    noise = (quality * (1.0 - quality)).cumsum(axis=1)
+    z = (ups - quality).cumsum(axis=1) / np.sqrt(noise + (SPREAD * n) ** 2)
+    last = [said(int((kind[0] == k).sum()), int(ups[0, kind[0] == k].sum()), q) for k, q in enumerate(QUALITIES)]
+    assert standing(last).deviations == pytest.approx(z[0, -1], rel=1e-6)
+    beyond = (np.abs(z) > LIMIT) & (n >= FEWEST_LABELS)
+    return np.where(beyond.any(axis=1), beyond.argmax(axis=1) + 1, 201)
