@@ -9,6 +9,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /venv
 WORKDIR /source
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY armwise armwise
 COPY bandit bandit
 COPY service service
 COPY migrations migrations
