@@ -54,11 +54,14 @@ decisions = Table(
     Column("session", String(256), nullable=False),
     Column("user", String(256), nullable=False),
     Column("detail", Text, nullable=False),  # service.decide.Decision as JSON
+    Column("explored", Boolean),  # whether another than the likeliest arm was drawn; NULL: not written down then
     Column("experiment", String(64)),  # this and what follows: NULL outside of experiments
     Column("variant", String(48)),
     Column("unit", String(32)),  # salted digest of the user, session, key or request
     Index(None, "created_at"),
     Index(None, "beliefs_version"),
+    Index("ix_decisions_user", "user", "created_at", sqlite_where=_OF_A_USER, postgresql_where=_OF_A_USER),
+    Index("ix_decisions_key_id", "key_id", "created_at", sqlite_where=_WITH_A_KEY, postgresql_where=_WITH_A_KEY),
     Index(
         None, "experiment", "unit",
         sqlite_where=_IN_AN_EXPERIMENT, postgresql_where=_IN_AN_EXPERIMENT,
