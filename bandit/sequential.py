@@ -1,0 +1,120 @@
+"""Tests that may be looked at after every observation: their errors hold for all looks together, not for each.
+
+Three kinds. For means of anything: a confidence sequence, asymptotic, and the same test told as a p-value. For bounded
+readings: bets, exact at every n, also when the mean moves or depends on what came before. For counts of an assignment
+with known shares: evidence that it was not kept. None of them depends on the order of what it is given.
+
+Evidence (an e-value) is what a bet against the null hypothesis has made of 1: at most 1 in the mean when the hypothesis
+holds, so it ever reaches 1/alpha with a chance of at most alpha (Ville).
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import gammaln, logsumexp
+
+Vector = NDArray[np.float64]
+
+BINS = 256  # that bounded readings are tallied in
+_STAKES = np.r_[0.9, 0.7, 0.5 ** np.arange(1.0, 11.0)]  # shares of what is owned that are bet, all at once
+_EDGE = 1e-9  # means are looked for between this and 1 less this
+_CONCENTRATION = 6_000.0  # units that the guess of other shares counts like: sharpest for a share off by about 0.01
+
+
+def narrowest(n: float, alpha: float) -> float:
+    """The rho squared, times the variance of one term, whose confidence sequence is narrowest after n terms.
+
+    Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and asymptotic
+    confidence sequences", Proposition 2.5.
+    """
+    scale = -2.0 * np.log(alpha)
+    return float((scale + np.log(scale) + 1.0) / n)
+
+
+def half_width(variance: Vector | float, n: Vector | float, rho2: float, alpha: float) -> Vector:
+    """How far the mean of n terms may lie from the truth, at every n at once with chance 1 - alpha, asymptotically.
+
+    Args:
+        variance: of the sum of the n terms.
+        n: terms, above 0.
+        rho2: above 0, chosen before one looks; `narrowest` divided by a term's variance, or tau^2 / (a term's
+            variance)^2 where differences of about tau are expected.
+        alpha: in (0, 1).
+    """
+    spread = np.asarray(variance) * rho2 + 1.0
+    return np.asarray(np.sqrt(spread / rho2 * np.log(spread / alpha**2)) / n)
+
+
+def p_value(mean: float, variance: float, n: float, rho2: float) -> float:
+    """The largest alpha whose `half_width` still reaches from `mean` to 0, at most 1; never below 1e-300.
+
+    It is 1 over the likelihood ratio of the mixture sequential probability ratio test (mSPRT), for an effect that is
+    normal around 0. Source: Johari, Koomen, Pekelis and Walsh, "Always valid inference", 2022.
+    """
+    spread = variance * rho2 + 1.0
+    log_ratio = (n * mean) ** 2 * rho2 / (2.0 * spread) - 0.5 * np.log(spread)
+    return float(np.exp(-np.clip(log_ratio, 0.0, 690.0)))
+
+
+def tallied(values: Vector) -> Vector:
+    """How many readings in [0, 1] lie at each of 257 points from 0 to 1, each split between its two neighbours.
+
+    Bets on the tally win at most what bets on the readings win, since the logarithm is concave.
+    """
+    places = values * BINS
+    left = np.minimum(places.astype(np.int64), BINS - 1)
+    right_share = places - left
+    size = BINS + 1
+    return np.bincount(left, 1.0 - right_share, size) + np.bincount(left + 1, right_share, size)
+
+
+def log_evidence(values: Vector, counts: Vector, mean: float) -> float:
+    """Logarithm of the evidence that readings in [0, 1] have a mean above `mean`, in (0, 1).
+
+    The hypothesis it speaks against: each reading, given those before, has an expected value of at most `mean`. Each of
+    several constant stakes is bet on every reading; what they own together counts. Falls when `mean` rises.
+
+    Args:
+        values: (k,), in [0, 1].
+        counts: (k,), how many readings there are of each.
+        mean: of the hypothesis.
+
+    Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024.
+    """
+    with np.errstate(over="ignore"):
+        won = np.log1p(np.outer(_STAKES, values / mean - 1.0)) @ counts
+    return float(logsumexp(won) - np.log(len(_STAKES)))
+
+
+def bounds_of_mean(values: Vector, counts: Vector, alpha: float) -> tuple[float, float]:
+    """Lower and upper bound of the mean of readings in [0, 1]: each holds at every n with chance 1 - alpha.
+
+    The means that `log_evidence`, from both sides, has less than 1/alpha against. Arguments as there.
+    """
+    return _lowest(values, counts, alpha), 1.0 - _lowest(1.0 - values, counts, alpha)
+
+
+def _lowest(values: Vector, counts: Vector, alpha: float) -> float:
+    def left(mean: float) -> float:
+        return log_evidence(values, counts, mean) + float(np.log(alpha))
+
+    if left(_EDGE) <= 0.0:
+        return 0.0
+    if left(1.0 - _EDGE) >= 0.0:
+        return 1.0
+    return float(brentq(left, _EDGE, 1.0 - _EDGE, xtol=1e-12))
+
+
+def log_sample_ratio(counts: Vector, shares: Vector) -> float:
+    """Logarithm of the evidence that units were not assigned by `shares`: Dirichlet-multinomial against multinomial.
+
+    Args:
+        counts: (k,), units of each variant.
+        shares: (k,), planned, above 0, with the sum 1.
+
+    Source: Lindon and Malek, "Anytime-valid inference for multinomial count data", 2022.
+    """
+    guess = _CONCENTRATION * shares
+    mixed = gammaln(_CONCENTRATION) - gammaln(_CONCENTRATION + counts.sum())
+    mixed += (gammaln(guess + counts) - gammaln(guess)).sum()
+    return float(mixed - counts @ np.log(shares))
