@@ -7,6 +7,7 @@
     |   |-- NotAuthenticated      401  no key, or an unknown or revoked one
     |   |-- NotAllowed            403  the key lacks the scope, or the decision belongs to another key
     |   |-- NotFound              404  unknown model, policy, decision or path
+    |   |-- Conflict              409  it stands where this cannot be done: an experiment that runs already
     |   |-- Gone                  410  feedback after its window has closed
     |   |-- TooLarge              413  body over `server.max_body_bytes`
     |   |-- Unprocessable         422  well-formed, but a value is out of its range
@@ -95,6 +96,13 @@ class NotFound(RequestError):
     """Nothing has this name or id."""
 
     status = 404
+
+
+class Conflict(RequestError):
+    """What is asked for cannot be done as things stand."""
+
+    status = 409
+    code = "conflict"
 
 
 class Gone(RequestError):

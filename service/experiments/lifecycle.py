@@ -1,0 +1,269 @@
+"""The life of an experiment: created, running, paused, stopped, decided, archived. Steps are only added, and are the log.
+
+Where an experiment stands is a fold of its steps, so it is the same on every replica and after every restart. A step is
+checked against all steps before it, and its number is one more than the last: of two that are taken at once, one meets
+the other's number, and its transaction is repeated on what the other left.
+"""
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec.structs import replace
+from sqlalchemy import Connection, func, insert, select
+
+from service.errors import Conflict, NotFound
+from service.experiments.design import Design
+from service.mistakes import suggestion
+from service.tables import experiment_steps
+
+log = logging.getLogger("armwise")
+
+Action = Literal["create", "start", "pause", "stop", "decide", "archive"]
+State = Literal["created", "running", "paused", "stopped", "decided", "archived"]
+Learning = Literal["merge", "drop"]
+
+# From which state a step leads to which.
+STEPS: Mapping[Action, Mapping[State, State]] = {
+    "create": {},
+    "start": {"created": "running", "paused": "running"},
+    "pause": {"running": "paused"},
+    "stop": {"running": "stopped", "paused": "stopped"},
+    "decide": {"stopped": "decided"},
+    "archive": {"created": "archived", "stopped": "archived", "decided": "archived"},
+}
+
+
+class Step(msgspec.Struct, frozen=True, kw_only=True):
+    """One row of the audit log."""
+
+    id: int
+    at: float  # seconds since 1970-01-01 UTC
+    experiment: str
+    action: Action
+    who: str = ""  # id of an API key, or a person at the command line
+    note: str = ""
+    content: str = "{}"  # Made, Begun or Decided as JSON; nothing for other actions
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """What is kept of `create`."""
+
+    design: Design
+    salt: str
+
+
+class Begun(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is kept of the first `start`, for the mode `frozen`: what policies believed then."""
+
+    contents: dict[str, str] = {}  # beliefs by version
+    fits: dict[str, dict[str, str]] = {}  # policy, "task type|tier": version
+    evidence: dict[str, str] = {}  # task type: version
+
+
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What the owner decided."""
+
+    ship: str = ""  # the variant whose policy serves from now on; empty: nothing changes
+    learning: Learning = "merge"  # what becomes of what the variants learned in posteriors of their own
+
+
+class Experiment(msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment as it stands."""
+
+    design: Design
+    salt: str
+    state: State = "created"
+    created_at: float
+    started_at: float | None = None  # for the first time
+    stopped_at: float | None = None
+    begun: Begun = Begun()
+    decided: Decided | None = None
+    decided_at: float | None = None
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.design.name
+
+    @property
+    def standing(self) -> bool:
+        """Whether it holds its population: it runs, or may run on."""
+        return self.state in ("running", "paused")
+
+
+def fold(steps: Sequence[Step]) -> tuple[dict[str, Experiment], int]:
+    """All experiments after these steps, by name, and how many steps could not be read and were passed over."""
+    found: dict[str, Experiment] = {}
+    unreadable = 0
+    for step in steps:
+        try:
+            found[step.experiment] = _after(found.get(step.experiment), step)
+        except (msgspec.MsgspecError, ValueError, KeyError):
+            log.exception(
+                "the step %s (%s of %s) cannot be read and is passed over", step.id, step.action, step.experiment
+            )
+            unreadable += 1
+    return found, unreadable
+
+
+def _after(one: Experiment | None, step: Step) -> Experiment:
+    """An experiment after one more step.
+
+    Raises:
+        ValueError: the step cannot follow, or its content is none.
+        KeyError: likewise, from this state.
+    """
+    if step.action == "create":
+        if one is not None:
+            raise ValueError(f"the experiment {step.experiment} exists already")
+        made = msgspec.json.decode(step.content, type=Made)
+        return Experiment(design=made.design, salt=made.salt, created_at=step.at)
+    if one is None:
+        raise ValueError(f"no experiment {step.experiment} was created")
+    after = replace(one, state=STEPS[step.action][one.state])
+    match step.action:
+        case "start" if one.started_at is None:
+            return replace(after, started_at=step.at, begun=msgspec.json.decode(step.content, type=Begun))
+        case "stop":
+            return replace(after, stopped_at=step.at)
+        case "decide":
+            decided = msgspec.json.decode(step.content, type=Decided)
+            if decided.ship:
+                one.design.variant(decided.ship)
+            return replace(after, decided=decided, decided_at=step.at)
+    return after
+
+
+def newer(connection: Connection, mark: int) -> list[Step] | None:
+    """All steps; None when none was added after the one numbered `mark`."""
+    if (connection.scalar(select(func.max(experiment_steps.c.id))) or 0) == mark:
+        return None
+    return list_steps(connection)
+
+
+def list_steps(connection: Connection, experiment: str | None = None) -> list[Step]:
+    """All steps, or those of one experiment, oldest first. One that this version does not know is left out."""
+    wanted = select(experiment_steps).order_by(experiment_steps.c.id)
+    if experiment is not None:
+        wanted = wanted.where(experiment_steps.c.experiment == experiment)
+    steps = []
+    for row in connection.execute(wanted).mappings():
+        try:
+            steps.append(msgspec.convert({str(name): value for name, value in row.items()}, Step))
+        except msgspec.ValidationError:
+            log.exception("the step %s of an experiment cannot be read and is passed over", row["id"])
+    return steps
+
+
+def current(connection: Connection) -> dict[str, Experiment]:
+    """All experiments as they stand in the database."""
+    return fold(list_steps(connection))[0]
+
+
+def named(experiments: Mapping[str, Experiment], name: str) -> Experiment:
+    """The experiment of that name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    if name not in experiments:
+        raise NotFound(f"There is no experiment `{name[:64]}`{suggestion(name, experiments)}.", code="not_found")
+    return experiments[name]
+
+
+def create(connection: Connection, design: Design, who: str, at: float) -> Step:
+    """Write a new experiment down. Its design must have been checked.
+
+    Raises:
+        Conflict: there is one of that name, or was: what was measured is found by it.
+    """
+    if design.name in current(connection):
+        raise Conflict(
+            f"There is an experiment `{design.name}` already, and names are not used twice: choose another one.",
+            param="name",
+        )
+    made = Made(design=design, salt=design.salt or secrets.token_hex(16))
+    return _add(connection, design.name, "create", who, at, design.note, msgspec.json.encode(made).decode())
+
+
+def step(
+    connection: Connection, name: str, action: Action, who: str, at: float, *, note: str = "",
+    content: "Begun | Decided | None" = None, then: "Callable[[Connection, Experiment], None] | None" = None,
+) -> Step:  # fmt: skip
+    """Take an experiment one step on, and do what belongs to it in the same transaction.
+
+    `then` gets the experiment as it stood before.
+
+    Raises:
+        NotFound: no such experiment, or no such variant to ship.
+        Conflict: it stands where this cannot be done, or another one holds the same requests.
+    """
+    experiments = current(connection)
+    one = named(experiments, name)
+    if one.state not in STEPS[action]:
+        raise Conflict(_cannot(one, action), param="action")
+    if action == "start":
+        _refuse_overlap(one, experiments)
+    if isinstance(content, Decided) and content.ship:
+        one.design.variant(content.ship)
+    told = "{}" if content is None else msgspec.json.encode(content).decode()
+    done = _add(connection, name, action, who, at, note, told)
+    if then is not None:
+        then(connection, one)
+    return done
+
+
+def _cannot(one: Experiment, action: Action) -> str:
+    """Why a step cannot be taken, and what can."""
+    possible = [other for other, states in STEPS.items() if one.state in states]
+    expected = " or ".join(STEPS[action])
+    hint = f"; now it can: {', '.join(possible)}" if possible else ", which is the end"
+    return f"`{action}` needs an experiment that is {expected}, but `{one.name}` is {one.state}{hint}."
+
+
+def _refuse_overlap(one: Experiment, experiments: Mapping[str, Experiment]) -> None:
+    for other in experiments.values():
+        if other.name != one.name and other.standing and one.design.population.meets(other.design.population):
+            raise Conflict(
+                f"`{one.name}` and `{other.name}`, which is {other.state}, would both hold the same requests. Stop that "
+                "one, or give them populations that keep them apart: other task types, or another value of one tag.",
+                param="population",
+            )
+
+
+def _add(
+    connection: Connection, name: str, action: Action, who: str, at: float, note: str, content: str
+) -> Step:  # fmt: skip
+    """Write a step down.
+
+    Raises:
+        IntegrityError: another process took a step at the same moment; the transaction must be repeated.
+    """
+    number = (connection.scalar(select(func.max(experiment_steps.c.id))) or 0) + 1
+    row = Step(id=number, at=at, experiment=name, action=action, who=who[:128], note=note, content=content)
+    connection.execute(insert(experiment_steps), [msgspec.structs.asdict(row)])
+    return row
+
+
+def public(one: Experiment) -> dict[str, Any]:
+    """An experiment as people read it: without its salt, which the digests of its units hang on."""
+    decided = None if one.decided is None else {**msgspec.to_builtins(one.decided), "at": one.decided_at}
+    return {
+        **{name: value for name, value in msgspec.to_builtins(one.design).items() if name != "salt"},
+        "control": one.design.control_name,
+        "state": one.state,
+        "created_at": one.created_at,
+        "started_at": one.started_at,
+        "stopped_at": one.stopped_at,
+        "decided": decided,
+    }
+
+
+def public_step(row: Step) -> dict[str, Any]:
+    """A step as people read it: without what it kept for machines."""
+    told = msgspec.structs.asdict(row)
+    del told["content"]
+    return told
