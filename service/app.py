@@ -22,7 +22,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from service import store
 from service.accounts import prune_accounts
 from service.alarms import restarts
-from service.api import alarms, chat, controls, feedback, heuristics, owner, routing
+from service.api import alarms, budgets, chat, controls, feedback, heuristics, owner, routing
+from service.api.dashboard import dashboard_handlers
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
 from service.calibrations import calibration
@@ -82,7 +83,9 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             alarms.tell_event,
             controls.controls,
             controls.tell_control,
+            budgets.budgets,
             *docs_handlers(),
+            *dashboard_handlers(),
         ],
         openapi_config=openapi_config(),
         lifespan=[_running(settings, config)],

@@ -1,0 +1,66 @@
+// How many requests are rated, how well, and how late.
+
+import { get } from "../api.js";
+import { lines } from "../charts.js";
+import { figures, h, table } from "../dom.js";
+import { count, fixed, percent, seconds, time } from "../format.js";
+import { samplesOf } from "../exposition.js";
+import { bar } from "../marks.js";
+import { PLAIN } from "../palette.js";
+import { NO_TRAFFIC, traffic } from "./shares.js";
+
+const LAG = "armwise_feedback_lag_seconds_bucket";
+
+// Feedback by how late it came: the histogram's steps, those where something is.
+function lags(exposition) {
+  const steps = samplesOf(exposition, LAG)
+    .map(({ labels, value }) => ({ most: labels.le === "+Inf" ? Infinity : Number(labels.le), value }))
+    .sort((a, b) => a.most - b.most);
+  const total = steps.length ? steps[steps.length - 1].value : 0;
+  let before = 0;
+  const rows = [];
+  for (const { most, value } of steps) {
+    if (value > before) rows.push({ name: most === Infinity ? "later" : `within ${seconds(most)}`, share: (value - before) / total });
+    before = value;
+  }
+  return { total, rows };
+}
+
+export default {
+  id: "feedback",
+  title: "Feedback",
+  about: "Ratings per request, their mean, and how long after the reply they come.",
+  everyS: 30,
+  async load(range) {
+    const [found, exposition] = await Promise.all([traffic(range), get("/metrics")]);
+    return { ...found, lag: lags(exposition) };
+  },
+  empty: ({ points }) => (points.length ? null : NO_TRAFFIC),
+  draw({ points, at, lag }, range) {
+    const rows = points.map((point) => {
+      const models = Object.values(point.models);
+      const sum = (name) => models.reduce((total, model) => total + (model[name] ?? 0), 0);
+      const stars = models.reduce((total, model) => total + (model.mean_rating ?? 0) * (model.ratings ?? 0), 0);
+      return { at: point.at, decisions: sum("decisions"), ratings: sum("ratings"), mean: sum("ratings") ? stars / sum("ratings") : null };
+    });
+    const share = rows.map((row) => (row.decisions ? row.ratings / row.decisions : null));
+    const last = rows[rows.length - 1];
+    const label = `Feedback over ${range.name}. Latest: ${count(last.ratings)} ratings on ${count(last.decisions)} requests, mean ${fixed(last.mean, 2)}.`;
+    const series = [
+      { label: "ratings per request", values: share, colour: PLAIN },
+      { label: "mean rating", values: rows.map((row) => row.mean), colour: "#E69F00", dash: [6, 3] },
+    ];
+    return [
+      lines(label, at, series, { valueLabel: "share, mean", format: (value) => fixed(value, 2), range: [0, Math.max(1, ...share)] }),
+      h("h3", {}, "How late"),
+      lag.rows.length
+        ? table("Feedback by its lag", ["after the reply", "share", "#"], lag.rows.map((row) => [row.name, bar(row.share, PLAIN), percent(row.share)]))
+        : h("p", { class: "hint" }, "No feedback since this process started."),
+      figures(
+        "Feedback over time",
+        ["time", "requests#", "ratings#", "mean rating#"],
+        rows.map((row) => [time(row.at), count(row.decisions), count(row.ratings), fixed(row.mean)]),
+      ),
+    ];
+  },
+};
