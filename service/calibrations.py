@@ -31,7 +31,8 @@ _DAY_S = 86_400.0
 _WEIGHTS = 24  # newest ones among which the own are looked for
 _LABELS = sorted(EXPLICIT_CHANNELS)
 PEOPLES = ("thumb", "score")  # labels whose influence is capped; failures are not a person's word
-MACHINES = ("judge", "quiz")  # sources of marks that no person gave
+JUDGE = "judge"
+MACHINES = (JUDGE, "quiz")  # sources of marks that no person gave
 _KEY = (calibrations.c.namespace, calibrations.c.task_type, calibrations.c.arm, calibrations.c.version)
 _SUMS = (calibrations.c.n, calibrations.c.y, calibrations.c.h, calibrations.c.yy, calibrations.c.yh)
 

@@ -1,7 +1,8 @@
 """Labels with the prompts they are about, from the database: what regressions on a prompt's features learn from.
 
 New labels are read at each look. Ratings that changed, labels of other processes that came late, and decisions past
-their retention are heard of when everything is read again, each hour. A label whose decision is gone is not heard.
+their retention are heard of when everything is read again, each hour. A label whose decision is gone is not heard. A
+mark of a quiz has no decision and carries the profile of its question itself.
 """
 
 import asyncio
@@ -28,6 +29,7 @@ _LOOK_BACK_S = 60.0  # how late a label may be committed, and other clocks may b
 _DAY_S = 86_400.0
 _PAGE = 100  # rows in one read: on Postgres they are fetched on the event loop
 _PROMPTS_PAGE = 50
+_QUIZ = "quiz"  # source of the marks that carry a profile
 
 _KEY = (rewards.c.created_at, rewards.c.decision_id, rewards.c.metric, rewards.c.source, rewards.c.user)
 _newest = (
@@ -162,8 +164,18 @@ def _labels_page(connection: Connection, since: float, before: Label | None) -> 
 
 
 def _details(connection: Connection, decision_ids: Sequence[str]) -> dict[str, str]:
+    """By id, what was stored of the prompt: with the decision, or else with the mark of a quiz."""
     statement = select(decisions.c.id, decisions.c.detail).where(decisions.c.id.in_(decision_ids))
-    return {row.id: row.detail for row in connection.execute(statement)}
+    found = {row.id: row.detail for row in connection.execute(statement)}
+    others = [one for one in decision_ids if one not in found and one.startswith(f"{_QUIZ}-")]
+    if others:
+        marks = select(rewards.c.decision_id, rewards.c.detail).where(
+            rewards.c.decision_id.in_(others),
+            rewards.c.source == _QUIZ,
+            rewards.c.detail.contains('"profile":', autoescape=True),  # older marks have none
+        )
+        found |= {row.decision_id: row.detail for row in connection.execute(marks)}
+    return found
 
 
 def _read_prompts(decision_ids: Iterable[str], details: dict[str, str]) -> Prompts:

@@ -128,7 +128,12 @@ def store_mark(connection: Connection, *, asked: Asked, mark: Mark, metric: str,
         IntegrityError: another process stored it at the same moment; the transaction must be repeated.
     """
     key = _key(asked, metric)
-    detail = {"by": mark.by, "cost_usd": mark.cost_usd, "judge_cost_usd": mark.judge_cost_usd}
+    detail = {
+        "by": mark.by,
+        "cost_usd": mark.cost_usd,
+        "judge_cost_usd": mark.judge_cost_usd,
+        "profile": asked.posed.profile,  # as in a decision: `service.contexts` reads it there
+    }
     row: store.RowDict = {
         **dict(zip(("decision_id", "metric", "source", "user"), key, strict=True)),
         "value": mark.value,

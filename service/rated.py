@@ -10,10 +10,10 @@ from functools import reduce
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Float, Subquery, and_, case, cast, func, select
+from sqlalchemy import ColumnElement, Connection, Float, Subquery, and_, case, cast, func, or_, select
 
 from bandit.channels import Rated, Unrated, ppi
-from service.calibrations import MACHINES, PEOPLES
+from service.calibrations import JUDGE, MACHINES, PEOPLES
 from service.tables import attempts, rewards
 
 ASKED_SOURCE = "asked"  # of the labels of people who were drawn to be asked
@@ -45,6 +45,7 @@ class Quality(msgspec.Struct, frozen=True, kw_only=True):
     replies: int  # that the heuristics read
     by_labels: Mean | None  # by all who rated; None: nobody did
     by_asked: Mean | None  # by those alone who were drawn to be asked, and said so by the source "asked"
+    by_judge: Mean | None  # by the configured judge, of the replies that it was shown at random
     with_readings: Mean | None  # by labels, corrected by how the rated replies read beside all
     lengths: Lengths
     at_equal_length: float | None  # the mean rating, were its replies as long as those of all models
@@ -74,6 +75,7 @@ class Sums(NamedTuple):
     others: Unrated
     asked: Rated
     lengths: LengthSums
+    judged: Rated = Rated()  # by the judge, of replies drawn at random
 
     def sound(self) -> "Sums":
         """The same without parts that hold a number that is not finite: they count as nothing."""
@@ -96,7 +98,7 @@ def sums(connection: Connection, newest: int) -> BySubject:
     said = _said(read)
     ok = and_(attempts.c.outcome == "ok", attempts.c.completion_tokens > 0)
     same_call = and_(attempts.c.decision_id == said.c.decision_id, attempts.c.arm == said.c.arm, ok)
-    h, y, asked = said.c.h, said.c.y, said.c.asked
+    h, y, asked, judged = said.c.h, said.c.y, said.c.asked, said.c.judged
     t = case((y.is_not(None), cast(attempts.c.completion_tokens, Float)))
     measured, good = case((t.is_not(None), y)), case((and_(t.is_not(None), y >= _GOOD), 1.0))
     wanted = (
@@ -109,39 +111,51 @@ def sums(connection: Connection, newest: int) -> BySubject:
             *_moments(asked, case((asked.is_not(None), h))),
             func.count(measured),
             *(_sum(part) for part in (measured, t, measured * measured, measured * t, t * t, good, good * t)),
+            *_moments(judged, case((judged.is_not(None), h))),
         )
         .select_from(said.outerjoin(attempts, same_call))
         .group_by(said.c.arm, said.c.task_type)
     )
     return {
-        (row[0], row[1]): Sums(Rated(*row[2:8]), Unrated(*row[8:11]), Rated(*row[11:17]), LengthSums(*row[17:25]))
+        (row[0], row[1]): Sums(
+            Rated(*row[2:8]), Unrated(*row[8:11]), Rated(*row[11:17]), LengthSums(*row[17:25]), Rated(*row[25:31])
+        )
         for row in connection.execute(wanted)
     }
 
 
 def _said(read: Subquery) -> Subquery:
-    """The mean rating of each reply, by the weights of those who rated it: of all, and of those who were asked.
+    """The mean rating of each reply, by the weights of those who rated it.
 
-    Rows are looked up by decision: Postgres joins two grouped tables row by row when it has no statistics yet.
+    Of all people, of those who were asked, and of the judge where it was shown the reply at random. Rows are looked up
+    by decision: Postgres joins two grouped tables row by row when it has no statistics yet.
     """
-    by_asked = case((rewards.c.source == ASKED_SOURCE, rewards.c.weight))
+    of_people = rewards.c.source.not_in(MACHINES)
+    at_random = and_(rewards.c.source == JUDGE, rewards.c.detail.contains('"drawn":"random"', autoescape=True))
     of_reply = and_(
         rewards.c.decision_id == read.c.decision_id,
         rewards.c.arm == read.c.arm,
         rewards.c.channel.in_(PEOPLES),
-        rewards.c.source.not_in(MACHINES),
+        or_(of_people, at_random),
         rewards.c.weight > 0.0,
     )
     return (
         select(
             *read.c,
-            (func.sum(rewards.c.weight * rewards.c.value) / func.sum(rewards.c.weight)).label("y"),
-            (func.sum(by_asked * rewards.c.value) / func.sum(by_asked)).label("asked"),
+            _weighed(of_people).label("y"),
+            _weighed(rewards.c.source == ASKED_SOURCE).label("asked"),
+            _weighed(rewards.c.source == JUDGE).label("judged"),
         )
         .select_from(read.outerjoin(rewards, of_reply))
         .group_by(*read.c)
         .subquery()
     )
+
+
+def _weighed(who: ColumnElement[bool]) -> ColumnElement[Any]:
+    """The mean value of these ratings; NULL without any."""
+    weight = case((who, rewards.c.weight))
+    return func.sum(weight * rewards.c.value) / func.sum(weight)
 
 
 def _moments(y: ColumnElement[float], h: ColumnElement[float]) -> list[ColumnElement[Any]]:
@@ -177,7 +191,7 @@ def length_effect(parts: Iterable[LengthSums]) -> float | None:
 
 
 def _quality(model: str, parts: list[Sums], everything: LengthSums, effect: float | None) -> Quality:
-    labels, asked = _together([one.labels for one in parts]), _together([one.asked for one in parts])
+    labels, asked, judged = (_together(of) for of in zip(*((p.labels, p.asked, p.judged) for p in parts), strict=True))
     others = Unrated(*map(sum, zip(*(one.others for one in parts), strict=True)))
     lengths = reduce(LengthSums.plus, (one.lengths for one in parts))
     corrected = ppi(labels, others)
@@ -190,6 +204,7 @@ def _quality(model: str, parts: list[Sums], everything: LengthSums, effect: floa
         replies=round(labels.n + others.n),
         by_labels=_mean(labels),
         by_asked=_mean(asked),
+        by_judge=_mean(judged),
         with_readings=_shown(labels.n, *corrected) if labels.n > 0 else None,
         lengths=_lengths(lengths),
         at_equal_length=at_equal_length,

@@ -11,6 +11,7 @@ from aiohttp import web
 from click.testing import CliRunner
 from sqlalchemy import func, select
 
+from bandit.linear import LinearThompson
 from bandit.vocabulary import PromptProfile
 from service import settings, store, tables
 from service.cli import main
@@ -127,6 +128,28 @@ async def test_a_good_model_is_preferred_after_its_quiz_and_a_bad_one_is_not(run
     assert await sound(database_url)
 
 
+async def test_a_linear_policy_hears_a_quiz(run, quiz, database_url):
+    async with upstream(answer) as server:
+        models = (server.model("good"), server.model("bad"))
+        service = run(database_url, models=models, learning=QUICK, policies=(LinearThompson(name="linear"),))
+        async with aiohttp.ClientSession(service.url) as http:
+
+            async def chances():
+                body = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
+                async with http.post("/v1/route", json=body) as reply:
+                    return (await reply.json())["eligible"]
+
+            assert (await chances())["good"] < 0.7
+            done = await quiz(server, "--model", "good", "--model", "bad", "--judge", "judge", "--yes")
+            assert done.exit_code == 0, done.output
+
+            async def preferred():
+                return (await chances())["good"] > 0.85
+
+            async with asyncio.timeout(20):
+                assert await until(preferred)
+
+
 async def test_the_same_quiz_again_asks_nothing_and_again_replaces(quiz, database_url):
     words = {"good": "a good answer"}
     async with upstream(lambda body: words.get(body["model"]) or answer(body)) as server:
@@ -223,8 +246,8 @@ async def test_what_reads_decisions_passes_marks_over(quiz, database, database_u
     async with upstream(answer) as server:
         assert (await quiz(server, "--model", "good", "--judge", "judge", "--yes")).exit_code == 0
     end = time.time() + 1.0
-    assert (await Contexts(database).labelled(end, 30.0)).arms == (), "no regression has a prompt for them"
-    assert await database.read(count_ratings, 0.0) == 0, "nor is any in a prior from the log"
+    assert len((await Contexts(database).labelled(end, 30.0)).value) == 50, "regressions hear them, as they say of what"
+    assert await database.read(count_ratings, 0.0) == 0, "none is in a prior from the log"
     await database.write(lambda connection: store.prune(connection, end))
     assert await size(database_url, tables.rewards) == 50
 

@@ -20,7 +20,9 @@ from service.fitting import Fitting
 from service.knowledge import Knowledge
 from service.learn import Measurement, record
 from service.metrics import Metrics
-from service.settings import Learning, Settings
+from service.quiz import Asked, Mark, store_mark
+from service.quiz_questions import Posed, question_from
+from service.settings import Learning, Settings, SimulatedModel
 from service.setup import create_setup
 from tests.api.asking import ask
 from tests.api.conftest import Running, settings_for
@@ -132,6 +134,26 @@ async def test_labels_of_one_moment_are_all_read_once(database, decide):
     await database.write(partial(record, measurements=said, window_s=WEEK, now=NOON))
     found = await Contexts(database).labelled(NOON + 1, 30.0)
     assert sorted(found.value) == [number / 600 for number in range(600)]
+
+
+async def test_the_marks_of_a_quiz_stand_with_the_features_of_their_questions(database, decide, rate, caplog):
+    question = question_from([{"role": "user", "content": "What is the capital of France?"}])
+    asked = Asked(SimulatedModel(name="small"), Posed(question, PROFILE))
+    mark = Mark(value=0.75, weight=0.5, by="judge", cost_usd=0.0)
+    await database.write(partial(store_mark, asked=asked, mark=mark, metric="q", now=NOON))
+    await decide("d")
+    await rate("d", 1.0)
+    older = {**dict((await database.read(store.rewards_of, [asked.id]))[0]), "decision_id": "quiz-old", "detail": "{}"}
+    await database.write(lambda connection: store.insert_rewards(connection, [older]))
+    contexts = Contexts(database)
+    found = await contexts.labelled(NOON + 10, 30.0)
+    assert sorted(zip(found.value, found.weight, strict=True)) == [(0.75, 0.5), (1.0, 1.0)]
+    assert found.x.tolist() == [features(PROFILE)] * 2
+    assert {TASK_TYPES[task] for task in found.task} == {"Open QA"}
+    again = Mark(value=0.25, weight=0.5, by="judge", cost_usd=0.0)
+    await database.write(partial(store_mark, asked=asked, mark=again, metric="q", now=NOON + 20))
+    assert sorted((await contexts.labelled(NOON + 30, 30.0)).value) == [0.25, 1.0]
+    assert caplog.text == ""
 
 
 # Settings

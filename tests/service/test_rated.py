@@ -87,6 +87,25 @@ async def test_a_reply_counts_once_however_many_rate_it_and_only_what_people_say
     assert one.lengths == lengths_of([0.8], [10])  # the length of c is not known
 
 
+async def test_the_judges_random_marks_stand_beside_what_people_say(told):
+    def mark(decision_id, value, drawn, **said):
+        detail = msgspec.json.encode({"judge": 'a "drawn":"random" one', "drawn": drawn, "cost_usd": 0.1}).decode()
+        return rating(decision_id, value, source="judge", channel="score", detail=detail, **said)
+
+    found = await told(
+        [("a", 10, {}), ("b", 10, {}), ("c", 10, {})],
+        reading("a", 0.5), reading("b", 0.25), reading("c", 0.75),
+        rating("a", 1.0), mark("a", 0.5, "random", weight=0.3), mark("b", 0.25, "random"), mark("c", 0.0, "suspected"),
+    )  # fmt: skip
+    one = found["small", "Open QA"]
+    assert one.labels == Rated(1, 1.0, 0.5, 1.0, 0.5, 0.25)
+    assert one.judged == Rated(2, 0.75, 0.75, 0.3125, 0.3125, 0.3125)
+    assert one.others.n == 2
+    [shown] = qualities(found)
+    assert shown.by_judge == Mean(replies=2, mean=0.375, standard_error=pytest.approx((0.03125 / 2) ** 0.5))
+    assert shown.by_asked is None
+
+
 async def test_the_newest_replies_are_looked_at(told):
     found = await told(
         [("old", 10, {}), ("new", 10, {})],
