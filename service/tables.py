@@ -29,6 +29,7 @@ metadata = MetaData(
 )
 
 _IN_AN_EXPERIMENT = text("experiment IS NOT NULL")
+_OPEN = text("outcome IS NULL")
 
 _OF_A_USER = text("\"user\" <> ''")
 _WITH_A_KEY = text("key_id <> ''")
@@ -298,7 +299,18 @@ exposures = Table(
     Column("unit", String(32), primary_key=True),  # salted digest, as in `decisions`
     Column("variant", String(48), nullable=False),
     Column("first_at", Double, nullable=False),
+    Column("outcome", Text),  # service.experiments.measuring.Outcome as JSON; NULL: its time is not over
     Index(None, "experiment", "first_at"),
+    Index("ix_exposures_open", "experiment", "first_at", sqlite_where=_OPEN, postgresql_where=_OPEN),
+)
+
+# What was seen of each experiment, and when.
+looks = Table(
+    "looks",
+    metadata,
+    Column("experiment", String(64), primary_key=True),
+    Column("at", Double, primary_key=True),
+    Column("content", Text, nullable=False),  # service.experiments.looks.Look as JSON
 )
 
 # What was known when an experiment started: its variants' own posteriors begin with it.
