@@ -5,72 +5,56 @@ that passed. It does not depend on the order of the units nor on earlier looks, 
 together. What is shown is what decides: a verdict follows from the intervals that stand beside it.
 """
 
-from typing import Literal
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from bandit.designs import Design, Direction, Guardrail, Metric
+from bandit.ratios import Ratios, ratios, sensible
+from bandit.sequential import (
+    bounds_of_mean,
+    half_width,
+    log_evidence,
+    log_sample_ratio,
+    narrowest,
+    p_value,
+    tallied,
+    weighted,
+)
+from bandit.verdicts import FEEDBACK, Difference, Guarded, State, Verdict, concluded
+
+__all__ = [
+    "SAMPLE_RATIO_ALARM",
+    "Comparison",
+    "Design",
+    "Difference",
+    "Direction",
+    "Guarded",
+    "Guardrail",
+    "Metric",
+    "Report",
+    "Side",
+    "State",
+    "Units",
+    "Verdict",
+    "report",
+]
+
 Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
-Direction = Literal["up", "down"]  # which way is better
-Verdict = Literal["ship", "kill", "keep_going", "futile", "broken"]
-State = Literal["holds", "broken", "open"]
 
 SAMPLE_RATIO_ALARM = 1_000.0  # evidence from which on units were not assigned as planned
-
-
-class Metric(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What variants are compared by: a ratio, such as the sum of ratings over their number.
-
-    A variant is better when it beats the control by more than `margin`, in the metric's units. Below 0 the margin is
-    what may be lost: a variant that is as good within it is shipped.
-    """
-
-    name: str
-    direction: Direction = "up"
-    margin: float = 0.0
-
-
-class Guardrail(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What must not get worse by more than `limit`, in the metric's units: the mean over units of the unit's ratio.
-
-    Ratios are at least 0; from `largest` on they count as `largest`. Any `usual` is valid; one near what units usually
-    have makes the bets sharper.
-    """
-
-    metric: str
-    limit: float
-    direction: Direction = "down"
-    largest: float = 1.0
-    usual: float = 0.0
-
-
-class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An experiment as it was planned.
-
-    Raises:
-        ValueError: the numbers make no plan; the message says which.
-    """
-
-    variants: dict[str, float]  # share of the units by name, with the sum 1
-    control: str  # the variant that the others are compared with
-    primary: Metric
-    guardrails: tuple[Guardrail, ...] = ()
-    alpha: float = 0.05  # chance that any variant is found to differ when none does
-    guardrail_alpha: float = 0.01  # chance that any guardrail stops, or holds, without cause
-    minimum_s: float = 7 * 86_400.0  # before it nothing is shipped, nor given up
-    maximum_s: float = 28 * 86_400.0
-    horizon: int = 5_000  # closed units per variant at which intervals are sharpest, and the experiment ends
-    least_units: int = 50  # measured ones per variant before there is an interval
-    feedback_tolerance: float | None = 0.1  # by which shares of units with feedback may differ, of the control's share
+_URGENCY: tuple[Verdict, ...] = ("kill", "broken", "ship", "keep_going", "futile")
+_LARGEST_LOG = 690.0  # evidence stays a number
 
 
 class Units(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Closed units in columns, a row for each; the order of rows is of no importance.
 
-    Metrics are named by `Metric.name` and `Guardrail.metric`. Numbers that make no sense (not finite, a negative
-    denominator) are left out and counted.
+    Metrics are named by `Metric.name` and `Guardrail.metric`; further ones are only shown. Numbers that make no sense
+    (not finite, a negative denominator) are left out and counted.
     """
 
     variant: Indices  # (n,), index into the names of `Design.variants`, in their order
@@ -78,7 +62,7 @@ class Units(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     gave_feedback: NDArray[np.bool_]  # (n,), on any of its requests
     numerators: dict[str, Vector]  # (n,) by metric: sum over the unit's requests, such as of ratings
     denominators: dict[str, Vector]  # (n,) by metric: such as how many ratings; 0 where the unit was not measured
-    covariate: Vector | None = None  # (n,), known of the unit before the variant could change it; NaN where unknown
+    covariate: Vector | None = None  # (n,), mean of what the variant could not change; NaN where unknown
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,34 +74,6 @@ class Side(msgspec.Struct, frozen=True, kw_only=True):
     requests: int
     feedback_rate: float | None  # share of the units that gave any
     metrics: dict[str, float | None]  # None: not measured
-
-
-class Difference(msgspec.Struct, frozen=True, kw_only=True):
-    """A variant less the control in one metric; None where too little is known."""
-
-    metric: str
-    units: int  # measured, of the variant
-    control_units: int
-    value: float | None = None  # with what the covariate explains taken off
-    low: float | None = None  # the interval holds at every look, together with those of the other variants
-    high: float | None = None
-    p: float | None = None  # below the alpha of the interval exactly when the margin lies outside of it
-    explained: float = 0.0  # share of the variance that the covariate took off
-
-
-class Guarded(msgspec.Struct, frozen=True, kw_only=True):
-    """A guardrail for one variant: the interval of the difference, and the evidence on both sides of the limit."""
-
-    metric: str
-    limit: float  # of the difference, with its sign
-    units: int
-    control_units: int
-    value: float | None
-    low: float
-    high: float
-    evidence_beyond: float  # e-value that the difference is worse than the limit
-    evidence_within: float  # e-value that it is better
-    state: State
 
 
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,7 +88,7 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What an experiment says at this moment. Can be written as JSON: no number is infinite or unknown."""
+    """What an experiment says at this moment. Can be written as JSON: no number is infinite or NaN."""
 
     elapsed_s: float
     units: int
@@ -145,10 +101,197 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
+class _Seen(NamedTuple):
+    """The units of known variants, and which of their numbers make sense."""
+
+    units: Units
+    usable: dict[str, NDArray[np.bool_]]  # by metric
+    ignored: int
+
+
 def report(design: Design, units: Units, elapsed_s: float) -> Report:
     """What the closed units say after the experiment has run for so many seconds.
 
     Raises:
         ValueError: columns differ in length, or one of a metric of the design is missing.
     """
-    raise NotImplementedError
+    seen = _readable(design, units)
+    names, wide = tuple(design.variants), len(design.variants)
+    shares = np.array([design.variants[name] for name in names])
+    counts = np.bincount(seen.units.variant, minlength=wide)
+    found = {metric: _ratios(seen, metric, wide) for metric in seen.usable}
+    answered = seen.units.gave_feedback.astype(np.float64)
+    feedback = ratios(seen.units.variant, answered, np.ones(len(answered)), None, wide)
+    sides = tuple(
+        Side(
+            variant=name,
+            share=float(shares[index]),
+            units=int(counts[index]),
+            requests=int(seen.units.requests[seen.units.variant == index].sum()),
+            feedback_rate=_known(feedback.plain[index]),
+            metrics={metric: _known(each.plain[index]) for metric, each in found.items()},
+        )
+        for index, name in enumerate(names)
+    )
+    evidence = _evidence(log_sample_ratio(counts.astype(np.float64), shares / shares.sum()))
+    control = names.index(design.control)
+    comparisons = []
+    for name in design.others:
+        both = (names.index(name), control)
+        primary = _difference(design, found[design.primary.name], both, design.primary)
+        guardrails = tuple(_guarded(design, each, seen, both) for each in design.guardrails)
+        answering = _difference(design, feedback, both, Metric(name=FEEDBACK))
+        verdict, sentence = concluded(
+            design, primary, guardrails, answering, sides[control].feedback_rate or 0.0, elapsed_s
+        )
+        comparisons.append(
+            Comparison(
+                variant=name,
+                primary=primary,
+                guardrails=guardrails,
+                feedback=answering,
+                verdict=verdict,
+                sentence=f"{name}: {sentence}.",
+            )
+        )
+    urgent = min(comparisons, key=lambda each: (_URGENCY.index(each.verdict), -_gain(design, each)))
+    about: tuple[Verdict, str | None, str] = (urgent.verdict, urgent.variant, urgent.sentence)
+    if evidence > SAMPLE_RATIO_ALARM:
+        told = ", ".join(f"{each.variant} has {each.units:,} units ({each.share:.1%} planned)" for each in sides)
+        about = (
+            "broken",
+            None,
+            (
+                f"Units were not assigned as planned: {told}; the evidence is {evidence:,.0f} to 1, an alarm above "
+                f"{SAMPLE_RATIO_ALARM:,.0f}. No comparison can be trusted until the cause is found."
+            ),
+        )
+    return Report(
+        elapsed_s=elapsed_s,
+        units=int(counts.sum()),
+        ignored=seen.ignored,
+        sides=sides,
+        sample_ratio_evidence=evidence,
+        comparisons=tuple(comparisons),
+        verdict=about[0],
+        variant=about[1],
+        sentence=about[2],
+    )
+
+
+def _readable(design: Design, units: Units) -> _Seen:
+    """Columns of one length, without the units of no variant."""
+    n = len(units.variant)
+    wanted = (design.primary.name, *(each.metric for each in design.guardrails))
+    missing = [name for name in wanted if name not in units.numerators]
+    missing += [name for name in units.numerators if name not in units.denominators]
+    if missing:
+        raise ValueError(f"found no numbers for {', '.join(missing)}; expected a numerator and a denominator for each")
+    columns: dict[str, NDArray[Any]] = {"requests": units.requests, "gave_feedback": units.gave_feedback}
+    columns |= {f"numerators of {name}": each for name, each in units.numerators.items()}
+    columns |= {f"denominators of {name}": units.denominators[name] for name in units.numerators}
+    if units.covariate is not None:
+        columns["covariate"] = units.covariate
+    for name, each in columns.items():
+        if each.shape != (n,):
+            raise ValueError(f"found {name} of shape {each.shape}, expected {(n,)}")
+    keep = (units.variant >= 0) & (units.variant < len(design.variants))
+    kept = Units(
+        variant=units.variant[keep],
+        requests=units.requests[keep],
+        gave_feedback=units.gave_feedback[keep],
+        numerators={name: each[keep] for name, each in units.numerators.items()},
+        denominators={name: units.denominators[name][keep] for name in units.numerators},
+        covariate=None if units.covariate is None else units.covariate[keep],
+    )
+    usable = {name: sensible(each, kept.denominators[name]) for name, each in kept.numerators.items()}
+    ignored = n - len(kept.variant) + sum(int((~each).sum()) for each in usable.values())
+    return _Seen(kept, usable, ignored)
+
+
+def _measured(seen: _Seen, metric: str) -> NDArray[np.bool_]:
+    return np.asarray(seen.usable[metric] & (seen.units.denominators[metric] > 0.0))
+
+
+def _ratios(seen: _Seen, metric: str, wide: int) -> Ratios:
+    units, rows = seen.units, _measured(seen, metric)
+    covariate = None if units.covariate is None else units.covariate[rows]
+    return ratios(
+        units.variant[rows], units.numerators[metric][rows], units.denominators[metric][rows], covariate, wide
+    )
+
+
+def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Metric) -> Difference:
+    """The asymptotic confidence sequence, told for pairs: n is the harmonic mean of the units on both sides."""
+    here, there = both
+    units, control_units = int(found.units[here]), int(found.units[there])
+    known = Difference(metric=metric.name, units=units, control_units=control_units)
+    if min(units, control_units) < design.least_units:
+        return known
+    n = 2.0 / (1.0 / units + 1.0 / control_units)
+    variance = float(found.variance[here] / units + found.variance[there] / control_units) * n  # of one pair
+    if variance <= 0.0:
+        return known
+    value = float(found.value[here] - found.value[there])
+    rho2 = narrowest(design.horizon, design.alpha_each) / variance
+    half = float(half_width(n * variance, n, rho2, design.alpha_each))
+    margin = metric.margin if metric.direction == "up" else -metric.margin
+    return msgspec.structs.replace(
+        known,
+        value=value,
+        low=value - half,
+        high=value + half,
+        p=p_value(value - margin, n * variance, n, rho2),
+        explained=found.explained,
+    )
+
+
+def _guarded(design: Design, guardrail: Guardrail, seen: _Seen, both: tuple[int, int]) -> Guarded:
+    """Bets on the difference, of outcomes told in shares of `largest`."""
+    units, usable = seen.units, seen.usable[guardrail.metric]
+    measured, usual = _measured(seen, guardrail.metric), guardrail.usual / guardrail.largest
+    outcomes = np.full(len(usable), usual)
+    np.divide(
+        units.numerators[guardrail.metric], units.denominators[guardrail.metric] * guardrail.largest,
+        out=outcomes, where=measured,
+    )  # fmt: skip
+    outcomes = np.clip(outcomes, 0.0, 1.0)
+    mine, others = (usable & (units.variant == index) for index in both)
+    shares = tuple(design.variants.values())
+    share = shares[both[0]] / (shares[both[0]] + shares[both[1]])
+    bets = weighted(tallied(outcomes[mine]), tallied(outcomes[others]), share, usual)
+    low, high = (
+        bets.difference(bound) for bound in bounds_of_mean(bets.values, bets.counts, design.guardrail_alpha_each)
+    )
+    sign = 1.0 if guardrail.direction == "down" else -1.0
+    at_limit = bets.reading(sign * guardrail.limit / guardrail.largest)
+    above = log_evidence(bets.values, bets.counts, at_limit)
+    below = log_evidence(1.0 - bets.values, bets.counts, 1.0 - at_limit)
+    beyond, within = (above, below) if sign > 0.0 else (below, above)
+    enough = -np.log(design.guardrail_alpha_each)
+    total = float(bets.counts.sum())
+    return Guarded(
+        metric=guardrail.metric,
+        limit=sign * guardrail.limit,
+        units=int((mine & measured).sum()),
+        control_units=int((others & measured).sum()),
+        value=bets.difference(float(bets.values @ bets.counts) / total) * guardrail.largest if total else 0.0,
+        low=max(low, -1.0) * guardrail.largest,
+        high=min(high, 1.0) * guardrail.largest,
+        evidence_beyond=_evidence(beyond),
+        evidence_within=_evidence(within),
+        state="breached" if beyond >= enough else "holds" if within >= enough else "open",
+    )
+
+
+def _gain(design: Design, comparison: Comparison) -> float:
+    value = comparison.primary.value or 0.0
+    return value if design.primary.direction == "up" else -value
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _evidence(logarithm: float) -> float:
+    return float(np.exp(min(logarithm, _LARGEST_LOG)))

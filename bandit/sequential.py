@@ -8,6 +8,8 @@ Evidence (an e-value) is what a bet against the null hypothesis has made of 1: a
 holds, so it ever reaches 1/alpha with a chance of at most alpha (Ville).
 """
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
@@ -65,7 +67,9 @@ def tallied(values: Vector) -> Vector:
     left = np.minimum(places.astype(np.int64), BINS - 1)
     right_share = places - left
     size = BINS + 1
-    return np.bincount(left, 1.0 - right_share, size) + np.bincount(left + 1, right_share, size)
+    return np.asarray(
+        np.bincount(left, 1.0 - right_share, size) + np.bincount(left + 1, right_share, size), dtype=np.float64
+    )
 
 
 def log_evidence(values: Vector, counts: Vector, mean: float) -> float:
@@ -103,6 +107,38 @@ def _lowest(values: Vector, counts: Vector, alpha: float) -> float:
     if left(1.0 - _EDGE) >= 0.0:
         return 1.0
     return float(brentq(left, _EDGE, 1.0 - _EDGE, xtol=1e-12))
+
+
+class Weighted(NamedTuple):
+    """What a variant does less what the control does, as the mean of readings in [0, 1] that can be bet on.
+
+    A unit with the outcome x in [0, 1] reads (x - usual) / share in the variant and -(x - usual) / (1 - share) in the
+    control: in the mean the difference, whichever units came when, and whatever they depend on, as long as they were
+    assigned by the share. Then it is brought to [0, 1].
+    """
+
+    values: Vector  # (k,), in [0, 1]
+    counts: Vector  # (k,)
+    at_zero: float  # the difference that a reading of 0 stands for
+    per_reading: float  # by how much the difference rises from a reading of 0 to 1
+
+    def reading(self, difference: float) -> float:
+        """The mean of the readings at this difference, kept inside (0, 1)."""
+        return float(np.clip((difference - self.at_zero) / self.per_reading, _EDGE, 1.0 - _EDGE))
+
+    def difference(self, reading: float) -> float:
+        """The difference at this mean of the readings."""
+        return self.at_zero + self.per_reading * reading
+
+
+def weighted(variant: Vector, control: Vector, share: float, usual: float) -> Weighted:
+    """Readings from two tallies of outcomes (`tallied`) and the variant's share of both, in (0, 1)."""
+    outcome = np.linspace(0.0, 1.0, BINS + 1) - usual
+    at_zero = -max(usual / share, (1.0 - usual) / (1.0 - share))
+    per_reading = max((1.0 - usual) / share, usual / (1.0 - share)) - at_zero
+    readings = (np.r_[outcome / share, -outcome / (1.0 - share)] - at_zero) / per_reading
+    counts = np.r_[variant, control]
+    return Weighted(np.clip(readings[counts > 0.0], 0.0, 1.0), counts[counts > 0.0], at_zero, per_reading)
 
 
 def log_sample_ratio(counts: Vector, shares: Vector) -> float:
