@@ -51,7 +51,9 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     guardrail_alpha: float = 0.01  # chance that any guardrail stops without cause; likewise that one holds
     minimum_s: float = 7 * 86_400.0  # before it nothing is shipped, nor given up
     maximum_s: float = 28 * 86_400.0
-    horizon: int = 5_000  # measured units per variant at which intervals are sharpest, and the experiment ends
+    horizon: int = (
+        5_000  # measured units per variant at which the experiment ends; intervals are sharpest at half of it
+    )
     least_units: int = 50  # measured ones per variant before there is an interval
     feedback_tolerance: float | None = 0.1  # by which shares of units with feedback may differ, of the control's share
 

@@ -53,7 +53,8 @@ _LARGEST_LOG = 690.0  # evidence stays a number
 class Units(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """Closed units in columns, a row for each; the order of rows is of no importance.
 
-    Metrics are named by `Metric.name` and `Guardrail.metric`; further ones are only shown. Numbers that make no sense
+    Metrics are named by `Metric.name` and `Guardrail.metric`; further ones are only shown. A guardrail's denominator
+    should be the number of requests, which every unit has. Numbers that make no sense
     (not finite, a negative denominator) are left out and counted.
     """
 
@@ -109,6 +110,13 @@ class _Seen(NamedTuple):
     ignored: int
 
 
+class _Outcomes(NamedTuple):
+    """One variant's units under one guardrail."""
+
+    tally: Vector
+    measured: int
+
+
 def report(design: Design, units: Units, elapsed_s: float) -> Report:
     """What the closed units say after the experiment has run for so many seconds.
 
@@ -119,7 +127,9 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
     names, wide = tuple(design.variants), len(design.variants)
     shares = np.array([design.variants[name] for name in names])
     counts = np.bincount(seen.units.variant, minlength=wide)
-    found = {metric: _ratios(seen, metric, wide) for metric in seen.usable}
+    plain = {metric: _plain(seen, metric, wide) for metric in seen.usable}
+    quality = _ratios(seen, design.primary.name, wide)
+    outcomes = [_outcomes(seen, each, wide) for each in design.guardrails]
     answered = seen.units.gave_feedback.astype(np.float64)
     feedback = ratios(seen.units.variant, answered, np.ones(len(answered)), None, wide)
     sides = tuple(
@@ -129,7 +139,7 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
             units=int(counts[index]),
             requests=int(seen.units.requests[seen.units.variant == index].sum()),
             feedback_rate=_known(feedback.plain[index]),
-            metrics={metric: _known(each.plain[index]) for metric, each in found.items()},
+            metrics={metric: _known(each[index]) for metric, each in plain.items()},
         )
         for index, name in enumerate(names)
     )
@@ -138,8 +148,10 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
     comparisons = []
     for name in design.others:
         both = (names.index(name), control)
-        primary = _difference(design, found[design.primary.name], both, design.primary)
-        guardrails = tuple(_guarded(design, each, seen, both) for each in design.guardrails)
+        primary = _difference(design, quality, both, design.primary)
+        guardrails = tuple(
+            _guarded(design, each, tallies, both) for each, tallies in zip(design.guardrails, outcomes, strict=True)
+        )
         answering = _difference(design, feedback, both, Metric(name=FEEDBACK))
         verdict, sentence = concluded(
             design, primary, guardrails, answering, sides[control].feedback_rate or 0.0, elapsed_s
@@ -213,6 +225,14 @@ def _measured(seen: _Seen, metric: str) -> NDArray[np.bool_]:
     return np.asarray(seen.usable[metric] & (seen.units.denominators[metric] > 0.0))
 
 
+def _plain(seen: _Seen, metric: str, wide: int) -> Vector:
+    rows = _measured(seen, metric)
+    variant, units = seen.units.variant[rows], seen.units
+    total = np.bincount(variant, units.numerators[metric][rows], wide)
+    size = np.bincount(variant, units.denominators[metric][rows], wide)
+    return np.asarray(np.divide(total, size, out=np.full(wide, np.nan), where=size > 0.0))
+
+
 def _ratios(seen: _Seen, metric: str, wide: int) -> Ratios:
     units, rows = seen.units, _measured(seen, metric)
     covariate = None if units.covariate is None else units.covariate[rows]
@@ -233,7 +253,7 @@ def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Me
     if variance <= 0.0:
         return known
     value = float(found.value[here] - found.value[there])
-    rho2 = narrowest(design.horizon, design.alpha_each) / variance
+    rho2 = narrowest(design.horizon / 2.0, design.alpha_each) / variance
     half = float(half_width(n * variance, n, rho2, design.alpha_each))
     margin = metric.margin if metric.direction == "up" else -metric.margin
     return msgspec.structs.replace(
@@ -246,41 +266,43 @@ def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Me
     )
 
 
-def _guarded(design: Design, guardrail: Guardrail, seen: _Seen, both: tuple[int, int]) -> Guarded:
-    """Bets on the difference, of outcomes told in shares of `largest`."""
-    units, usable = seen.units, seen.usable[guardrail.metric]
-    measured, usual = _measured(seen, guardrail.metric), guardrail.usual / guardrail.largest
-    outcomes = np.full(len(usable), usual)
-    np.divide(
-        units.numerators[guardrail.metric], units.denominators[guardrail.metric] * guardrail.largest,
-        out=outcomes, where=measured,
-    )  # fmt: skip
-    outcomes = np.clip(outcomes, 0.0, 1.0)
-    mine, others = (usable & (units.variant == index) for index in both)
+def _outcomes(seen: _Seen, guardrail: Guardrail, wide: int) -> list[_Outcomes]:
+    """What the units of each variant did, in shares of `largest`; units that were not measured did what is usual."""
+    units, usable, metric = seen.units, seen.usable[guardrail.metric], guardrail.metric
+    measured = _measured(seen, metric)
+    shares = np.full(len(usable), guardrail.usual / guardrail.largest)
+    np.divide(units.numerators[metric], units.denominators[metric] * guardrail.largest, out=shares, where=measured)
+    shares = np.clip(shares, 0.0, 1.0)
+    return [
+        _Outcomes(tallied(shares[usable & here]), int((measured & here).sum()))
+        for here in (units.variant == index for index in range(wide))
+    ]
+
+
+def _guarded(design: Design, guardrail: Guardrail, outcomes: list[_Outcomes], both: tuple[int, int]) -> Guarded:
+    """Bets on the difference, exact at every look."""
+    mine, others = (outcomes[index] for index in both)
     shares = tuple(design.variants.values())
     share = shares[both[0]] / (shares[both[0]] + shares[both[1]])
-    bets = weighted(tallied(outcomes[mine]), tallied(outcomes[others]), share, usual)
-    low, high = (
-        bets.difference(bound) for bound in bounds_of_mean(bets.values, bets.counts, design.guardrail_alpha_each)
-    )
+    bets = weighted(mine.tally, others.tally, share, guardrail.usual / guardrail.largest)
+    alpha, total = design.guardrail_alpha_each, float(bets.counts.sum())
+    low, high = (bets.difference(bound) for bound in bounds_of_mean(bets.values, bets.counts, alpha))
     sign = 1.0 if guardrail.direction == "down" else -1.0
     at_limit = bets.reading(sign * guardrail.limit / guardrail.largest)
     above = log_evidence(bets.values, bets.counts, at_limit)
     below = log_evidence(1.0 - bets.values, bets.counts, 1.0 - at_limit)
-    beyond, within = (above, below) if sign > 0.0 else (below, above)
-    enough = -np.log(design.guardrail_alpha_each)
-    total = float(bets.counts.sum())
+    beyond, within = (above, below) if guardrail.direction == "down" else (below, above)
     return Guarded(
         metric=guardrail.metric,
         limit=sign * guardrail.limit,
-        units=int((mine & measured).sum()),
-        control_units=int((others & measured).sum()),
+        units=mine.measured,
+        control_units=others.measured,
         value=bets.difference(float(bets.values @ bets.counts) / total) * guardrail.largest if total else 0.0,
         low=max(low, -1.0) * guardrail.largest,
         high=min(high, 1.0) * guardrail.largest,
         evidence_beyond=_evidence(beyond),
         evidence_within=_evidence(within),
-        state="breached" if beyond >= enough else "holds" if within >= enough else "open",
+        state="breached" if beyond >= -np.log(alpha) else "holds" if within >= -np.log(alpha) else "open",
     )
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
+from bandit.sequential import half_width, narrowest
+
 Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Method = Literal["ips", "snips", "dr"]
@@ -149,19 +151,16 @@ def confidence_sequence(
 ) -> tuple[Vector, Vector]:
     """Lower and upper bound of the mean of the first 1, 2, ..., n terms: all hold together with chance 1 - alpha.
 
-    Before `start` terms the bounds are infinite, since the guarantee is asymptotic. `narrowest_at` must be chosen
-    before one looks. Source: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas, "Time-uniform central limit theory and
-    asymptotic confidence sequences", its rho squared divided by the variance of the first `start` terms.
+    Before `start` terms the bounds are infinite, since the guarantee is asymptotic (`sequential.half_width`).
+    `narrowest_at` must be chosen before one looks; the variance of the first `start` terms stands for that of all.
     """
     n = np.arange(1, len(terms) + 1)
     mean, half = np.cumsum(terms) / n, np.full(len(terms), np.inf)
     if len(terms) >= start:
         variance = _variance_of_sums(terms, n if clusters is None else clusters)  # V_n
-        scale = -2.0 * np.log(alpha)
         typical = max(float(variance[start - 1]) / start, 1e-12)
-        rho2 = (scale + np.log(scale) + 1.0) / (narrowest_at * typical)
-        spread = variance[start - 1 :] * rho2 + 1.0
-        half[start - 1 :] = np.sqrt(spread / rho2 * np.log(spread / alpha**2)) / n[start - 1 :]
+        rho2 = narrowest(narrowest_at, alpha) / typical
+        half[start - 1 :] = half_width(variance[start - 1 :], n[start - 1 :], rho2, alpha)
     return mean - half, mean + half
 
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 Vector = NDArray[np.float64]
 
@@ -87,7 +87,7 @@ def log_evidence(values: Vector, counts: Vector, mean: float) -> float:
     """
     with np.errstate(over="ignore"):
         won = np.log1p(np.outer(_STAKES, values / mean - 1.0)) @ counts
-    return float(logsumexp(won) - np.log(len(_STAKES)))
+    return float(np.logaddexp.reduce(won) - np.log(len(_STAKES)))
 
 
 def bounds_of_mean(values: Vector, counts: Vector, alpha: float) -> tuple[float, float]:
