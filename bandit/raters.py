@@ -8,11 +8,11 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
-FEWEST_LABELS = 15  # with fewer, a few bad replies in a row look like a user who never likes anything
+FEWEST_LABELS = 20  # with fewer, a few bad replies in a row look like a user who never likes anything
 FEWEST_OTHERS = 5  # people; of fewer nobody could say who of them is the odd one
-SPREAD = 0.18  # standard deviation of honest users' taste, as a shift of quality
-LIMIT = 3.7  # standard deviations from which on somebody is an outlier
-_RETURN = 3.0  # below which one is no outlier any more
+SPREAD = 0.2  # standard deviation of honest users' taste, as a shift of quality
+LIMIT = 3.3  # standard deviations from which on somebody is an outlier
+_RETURN = 2.7  # below which one is no outlier any more
 
 _MOST = 1e12
 
@@ -46,8 +46,8 @@ def standing(opinions: Iterable[Opinion]) -> Standing:
     the error of m_k where others gave N_k labels, and honest taste, which is the same in all of one's labels. Where
     fewer than five others spoke, labels are left out, and so are numbers that are not finite.
 
-    >>> round(standing([Opinion(15, 0, 1e6, 8e5, 100)]).deviations, 2)
-    -3.85
+    >>> round(standing([Opinion(20, 0, 1e6, 8e5, 100)]).deviations, 2)
+    -3.65
     """
     n = said = expected = variance = 0.0
     for one in opinions:

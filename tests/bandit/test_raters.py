@@ -18,8 +18,10 @@ from bandit.raters import (
     is_outlier,
     standing,
 )  # fmt: skip
+from benchmarks.outliers import WORLDS, Rule, deviations, found_after, rings, users
 
 POISON = (0.0, -1.0, 1e12, 1e300, math.inf, -math.inf, math.nan)
+OURS = Rule(FEWEST_LABELS, SPREAD, LIMIT)
 MANY = 1e9  # labels of others, so that what they say is known
 
 
@@ -51,9 +53,9 @@ def test_a_user_is_an_outlier_from_some_labels_on_and_leaves_later():
     assert few.deviations < -LIMIT
     assert enough.deviations < -LIMIT
     assert [is_outlier(one, before=False) for one in (few, enough)] == [False, True]
-    between = Standing(50.0, 0.2, 0.8, -3.3)
+    between = Standing(50.0, 0.2, 0.8, -3.0)
     assert [is_outlier(between, before=before) for before in (False, True)] == [False, True]
-    assert not is_outlier(Standing(50.0, 0.5, 0.8, -2.9), before=True)
+    assert not is_outlier(Standing(50.0, 0.5, 0.8, -2.6), before=True)
 
 
 def test_too_kind_is_as_odd_as_too_strict():
@@ -77,35 +79,36 @@ def test_nobody_who_says_what_others_say_is_an_outlier(labels, data, quality):
         assert not is_outlier(found, before=False)
 
 
-# Simulated
-
-QUALITIES = np.array([0.7, 0.75, 0.8, 0.85, 0.9])
+# Simulated, as in benchmarks/outliers.py
 
 
-@pytest.mark.parametrize("spread", [0.15, 0.2])
-def test_honest_users_with_200_labels_are_flagged_less_than_once_in_a_thousand(spread):
-    """20,000 users whose taste shifts all qualities by a normal number, judged after each label.
+@pytest.mark.parametrize(("spread", "most"), [(0.15, 0.0005), (0.2, 0.0013)])
+def test_honest_users_with_200_labels_are_hardly_ever_taken_for_outliers(spread, most):
+    """20,000 users whose taste shifts all qualities, judged after each label, where models are rated .55 to .85.
 
-    The expected share is .0001 and .0008 at the two spreads; with 20,000 users more than .0015 has a chance of .002.
+    The shares are under .00005 and about .0005: the chance of more than `most` is under .001.
     """
-    flagged = outliers(np.random.default_rng(3), 20_000, spread)
-    assert (flagged <= 200).mean() < (0.001 if spread == 0.15 else 0.0015)
+    flagged = found_after(*users(np.random.default_rng(3), 20_000, WORLDS["mixed: .55 to .85"], spread, "shift"), OURS)
+    assert (flagged <= 200).mean() < most
 
 
-def test_who_always_votes_down_is_found_within_twenty_labels():
-    assert (outliers(np.random.default_rng(4), 500, 0.0, down=True) <= 20).mean() > 0.99
+def test_who_always_votes_down_is_found_after_twenty_labels_where_models_are_good():
+    ups, quality = users(np.random.default_rng(4), 500, WORLDS["good: .7 to .9"], 0.0, "shift")
+    assert (found_after(np.zeros_like(ups), quality, OURS) == 20).mean() > 0.98
 
 
-def outliers(rng, users, spread, *, down=False):
-    """After how many labels each user is an outlier; 201: never. The same sums as `standing`, for all at once."""
-    kind = rng.integers(len(QUALITIES), size=(users, 200))
-    quality = QUALITIES[kind]
-    taste = np.clip(quality + rng.normal(0.0, spread, (users, 1)), 0.0, 1.0)
-    ups = (rng.random((users, 200)) < taste) & (not down)
-    n = np.arange(1, 201)
-    noise = (quality * (1.0 - quality)).cumsum(axis=1)
-    z = (ups - quality).cumsum(axis=1) / np.sqrt(noise + (SPREAD * n) ** 2)
-    last = [said(int((kind[0] == k).sum()), int(ups[0, kind[0] == k].sum()), q) for k, q in enumerate(QUALITIES)]
-    assert standing(last).deviations == pytest.approx(z[0, -1], rel=1e-6)
-    beyond = (np.abs(z) > LIMIT) & (n >= FEWEST_LABELS)
-    return np.where(beyond.any(axis=1), beyond.argmax(axis=1) + 1, 201)
+def test_the_simulation_judges_as_we_do():
+    ups, quality = users(np.random.default_rng(5), 20, WORLDS["good: .7 to .9"], 0.2, "logit")
+    z = deviations(ups, quality, OURS)
+    for user in range(20):
+        kinds = [quality[user] == one for one in WORLDS["good: .7 to .9"]]
+        own = [said(int(kind.sum()), int(ups[user, kind].sum()), quality[user, kind][0]) for kind in kinds]
+        assert standing(own).deviations == pytest.approx(z[user, -1], rel=1e-6)
+
+
+def test_a_ring_that_is_a_minority_moves_little():
+    """Thirty accounts vote a model of quality .8 down for thirty days, beside 400 honest labels a day."""
+    found = rings(5, 400, seed=1)
+    assert found.found == 30
+    assert found.before - found.unweighed > 0.1
+    assert found.before - found.weighed < 0.05

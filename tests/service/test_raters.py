@@ -109,19 +109,17 @@ async def test_two_replicas_add_up_what_one_user_says_at_once(decided, database_
     assert await decided.read(raters.missing) == {}
 
 
-async def test_who_always_votes_down_counts_a_tenth_from_the_sixteenth_label_on(decided):
+async def test_who_always_votes_down_counts_a_tenth_from_the_21st_label_on(decided):
     await crowd(decided)
-    outcomes = [(await learned(decided, rating(0.0, f"d{number}", "troll")))[0] for number in range(20)]
-    first = next(number for number, outcome in enumerate(outcomes) if outcome.outlier)
-    assert 15 <= first <= 17
-    assert [outcome.outlier for outcome in outcomes] == [number >= first for number in range(20)]
-    assert [number for number, outcome in enumerate(outcomes) if outcome.found] == [first]
-    assert (outcomes[first].found.labels, outcomes[first].found.said) == (first, 0.0)
+    outcomes = [(await learned(decided, rating(0.0, f"d{number}", "troll")))[0] for number in range(25)]
+    assert [outcome.outlier for outcome in outcomes] == [number >= 20 for number in range(25)]
+    assert [number for number, outcome in enumerate(outcomes) if outcome.found] == [20]
+    assert (outcomes[20].found.labels, outcomes[20].found.said) == (20, 0.0)
     found = await weights(decided, "troll")
-    assert [found[f"d{number}"] for number in range(20)] == [1.0] * first + [0.1] * (20 - first)
+    assert [found[f"d{number}"] for number in range(25)] == [1.0] * 20 + [0.1] * 5
     assert set((await weights(decided, "honest 3")).values()) == {1.0}
     [shown] = await decided.read(raters.newest_outliers)
-    assert (shown.user, shown.labels, shown.mean_said) == ("troll", 20, 0.0)
+    assert (shown.user, shown.labels, shown.mean_said) == ("troll", 25, 0.0)
     assert shown.mean_expected == pytest.approx(0.8, abs=0.01)
     assert await decided.read(raters.outlier_count) == 1
 
