@@ -133,6 +133,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
         )
         await parts.fitting.measure(database, setup)
         await parts.fitting.refresh(setup)
+        await parts.reload_experiments()
         await parts.budgets.exchange(parts.writer, setup, time.time())
         await asyncio.to_thread(parts.budgets.reprice, setup, parts.knowledge, time.time())
         await reload_keys(parts)
@@ -185,6 +186,7 @@ async def _refresh(parts: Parts) -> None:
             await reload_keys(parts)  # first: a revoked key must end, whatever becomes of learning
             await parts.reload_controls()
             await parts.knowledge.refresh(parts.writer)
+            await parts.reload_experiments()
             found = parts.knowledge.controls.restarts(await parts.database.read(restarts))
             parts.fitting.told(found, await parts.database.read(calibration))
             if time.time() - measured_at >= _MEASURE_EVERY_S:

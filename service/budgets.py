@@ -4,10 +4,11 @@ A request counts with what is expected of it when its model is drawn, and with t
 replies are priced like money: the budget is the share that may be late, the cost of a model its chance to be late.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
+from msgspec.structs import replace
 
 from bandit.budget import Pacer, PacerState, price, repriced, room_usd, within_window
 from bandit.costs import DEFAULT_OUTPUT_TOKENS, call_cost
@@ -46,6 +47,14 @@ class _Expected(NamedTuple):
     late_after_s: float
 
 
+class Funded(NamedTuple):
+    """A variant of an experiment with a budget of its own."""
+
+    policy: str
+    reads: str  # namespace
+    share: float  # of the requests, and so of a budget by the day
+
+
 class Standing(NamedTuple):
     """How a policy keeps one of its budgets: of money in USD, or of late replies."""
 
@@ -67,9 +76,11 @@ class Budgets:
         self._prices: dict[str, float] = {}  # by owner of an account, as last solved for
         self._traffic: dict[tuple[TaskType, PromptTier], float] = {}
         self._prompt_tokens: dict[TaskType, float] = {}
+        self.variants: Mapping[str, Funded] = {}  # of experiments, with budgets of their own, by their account
 
-    def terms(self, policy: Policy, now: float) -> Terms:
-        """What money and lateness cost a policy's next request."""
+    def terms(self, policy: Policy, now: float, account: str = "") -> Terms:
+        """What money and lateness cost the next request of a policy, or of a variant that has an account."""
+        policy = self._of_account(policy, account)
         if not isinstance(policy, Limited) or not policy.limited:
             return FREE
         usd_price, room, budget, late_price = 0.0, None, None, 0.0
@@ -130,6 +141,8 @@ class Budgets:
             return
         self._notice(decision)
         policy = setup.policies.get(decision.choice.policy)
+        if policy is not None and decision.assigned is not None:
+            policy = self._of_account(policy, decision.assigned.account)
         money, late, late_after_s = [], None, 0.0
         if decision.method == "auto" and isinstance(policy, Limited):
             if policy.objective == "budget":
@@ -170,7 +183,7 @@ class Budgets:
         """
         if setup.budgeted:
             most_saved = {}
-            for policy in setup.policies.values():
+            for policy, *_ in self._all(setup):
                 if isinstance(policy, Limited):
                     most_saved[policy.name] = _savings(_money_pacer(policy)) if policy.usd_per_request else NO_LIMIT
                     most_saved[_LATE + policy.name] = _savings(Pacer(budget_usd=policy.late_share))
@@ -178,10 +191,10 @@ class Budgets:
 
     def reprice(self, setup: Setup, knowledge: "Knowledge", now: float) -> None:
         """Solve for the prices again, with what is believed now. Milliseconds: call it in a thread."""
-        for policy in setup.policies.values():
+        for policy, namespace, name in self._all(setup):
             if not (isinstance(policy, Limited) and policy.limited and setup.arms):
                 continue
-            fit = knowledge.fit("", policy.name)
+            fit = knowledge.fit(namespace, name)
             cells = [(cell, fit[cell]) for cell in ((t, z) for t in TASK_TYPES for z in PROMPT_TIERS) if cell in fit]
             if not cells:
                 continue
@@ -208,6 +221,21 @@ class Budgets:
                 pacer, state = self.lateness(policy)
                 solved = repriced(pacer, state, weights, quality - terms.usd_price * cost, late)
                 self._prices[_LATE + policy.name] = solved.price0
+
+    def _of_account(self, policy: Policy, account: str) -> Policy:
+        """The policy as the owner of an account: its own, or a variant's share of it."""
+        funded = self.variants.get(account)
+        if funded is None or not isinstance(policy, Limited):
+            return policy
+        return replace(policy, name=account, usd_per_day=policy.usd_per_day * funded.share)
+
+    def _all(self, setup: Setup) -> list[tuple[Policy, str, str]]:
+        """Every policy with an account, the namespace that it reads, and its name there."""
+        found = [(policy, "", policy.name) for policy in setup.policies.values()]
+        for account, funded in self.variants.items():
+            if (policy := setup.policies.get(funded.policy)) is not None:
+                found.append((self._of_account(policy, account), funded.reads, funded.policy))
+        return found
 
     def _notice(self, decision: "Decision") -> None:
         """Remember what kinds of requests come, and how long they are."""

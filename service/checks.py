@@ -50,6 +50,7 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_heuristics(settings),
         *_rewards(settings),
         *_safety(settings),
+        *_holdout(settings),
         *_drift(settings.drift, environ),
         *_judge(settings, environ),
     ]
@@ -204,6 +205,7 @@ def _pooled(policy: PooledThompson) -> Iterator[str]:
     yield from _outside(policy, ["active"], low=1)
     yield from _outside(policy, ["usd_per_request", "usd_per_day", "within", "late_after_s", "nursery_labels"], low=0.0)
     yield from _budget(policy)
+    yield from _unheard(policy)
     yield from _means(policy.prior_means)
     for name in ("arm", "task", "tier", "cell"):
         if not 0.0 < getattr(policy.spread, name) <= 1.0:
@@ -215,11 +217,21 @@ def _budget(policy: PooledThompson | LinearThompson) -> Iterator[str]:
         yield 'objective` is "budget": set one of `usd_per_request` and `usd_per_day`'
 
 
+def _unheard(policy: PooledThompson | LinearThompson) -> Iterator[str]:
+    """Settings that the objective "floor" does not hear: it asks for cost alone."""
+    if policy.objective != "floor":
+        return
+    for name in ("late_after_s", "baseline", "cost_weight"):
+        if getattr(policy, name):
+            yield f'{name}` has no effect with `objective = "floor"`, which takes the cheapest good enough: remove one'
+
+
 def _linear(policy: LinearThompson) -> Iterator[str]:
     yield from _outside(policy, ["floor", "certainty", "late_share", "nursery", "gate", "credit"], low=0.0, high=1.0)
     yield from _outside(policy, ["boldness", "cost_weight", "within", "nursery_labels"], low=0.0)
     yield from _outside(policy, ["usd_per_request", "usd_per_day", "late_after_s"], low=0.0)
     yield from _budget(policy)
+    yield from _unheard(policy)
     yield from _outside(policy, ["active"], low=1)
     yield from _outside(policy, ["vector_dims"], low=0, high=MOST_DIMS)
     yield from _outside(policy, ["strength"], low=1.0, high=1e6)
@@ -292,6 +304,16 @@ def _safety(settings: Settings) -> Iterator[str]:
     for tag in safety.tags:
         if not tag.partition("=")[1]:
             yield f'`safety.tags.{tag}` must be a tag and its value, such as [safety.tags."team=billing"]'
+
+
+def _holdout(settings: Settings) -> Iterator[str]:
+    enabled = [model.name for model in settings.models if model.enabled]
+    model = settings.holdout.model
+    if settings.holdout.share and not model:
+        yield "`holdout.share` is set: name the model that serves the holdout in `holdout.model`"
+    if model and model not in enabled:
+        hint = suggestion(model, enabled)
+        yield f"`holdout.model` names the model `{model}`, which is not configured and enabled{hint}"
 
 
 def _heuristics(settings: Settings) -> Iterator[str]:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import Connection, select, tuple_
+from sqlalchemy import ColumnElement, Connection, or_, select, tuple_
 
 from bandit.linear import MOST_DIMS, PLAIN, Labelled, features
 from bandit.vocabulary import EXPLICIT_CHANNELS, PROMPT_TIERS, TASK_TYPES, PromptProfile
@@ -37,12 +37,17 @@ _newest = (
         *_KEY, rewards.c.arm, rewards.c.value, rewards.c.weight, rewards.c.hour, rewards.c.task_type, rewards.c.tier,
         rewards.c.updated_at,
     )
-    .where(rewards.c.channel.in_(sorted(EXPLICIT_CHANNELS)), rewards.c.namespace == "")
+    .where(rewards.c.channel.in_(sorted(EXPLICIT_CHANNELS)))
     .order_by(*(column.desc() for column in _KEY))
     .limit(_PAGE)
 )  # fmt: skip
 _TASK: dict[str, int] = {name: index for index, name in enumerate(TASK_TYPES)}
 _TIER: dict[str, int] = {name: index for index, name in enumerate(PROMPT_TIERS)}
+
+
+Heard = tuple[tuple[str, float], ...]  # namespaces whose labels are learned from, and until when they were given
+FOREVER = float("inf")
+COMMON: Heard = (("", FOREVER),)
 
 
 class Label(NamedTuple):
@@ -90,8 +95,9 @@ class _Told(msgspec.Struct):
 class Contexts:
     """The last 20,000 labels, with what was known of their prompts. Belongs to the event loop; one look at a time."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, heard: Heard = COMMON) -> None:
         self._database = database
+        self._heard = heard
         self._labels: Labels = {}
         self._prompts: Prompts = {}
         self._looked_at = self._read_at = float("-inf")
@@ -125,7 +131,7 @@ class Contexts:
         found: list[Label] = []
         before: Label | None = None
         while len(found) < MOST_LABELS:
-            page = await self._database.read(_labels_page, since, before)
+            page = await self._database.read(_labels_page, since, before, self._heard)
             found += page
             if len(page) < _PAGE:
                 break
@@ -138,7 +144,7 @@ def dated_labels(connection: Connection, since: float, half_life_days: float) ->
     found: list[Label] = []
     oldest, before = since - _HALF_LIVES * half_life_days * _DAY_S, None
     while len(found) < MOST_LABELS or found[-MOST_LABELS].created_at >= since:
-        page = _labels_page(connection, oldest, before)
+        page = _labels_page(connection, oldest, before, COMMON)
         found += page
         if len(page) < _PAGE:
             break
@@ -156,11 +162,16 @@ def dated_labels(connection: Connection, since: float, half_life_days: float) ->
     )
 
 
-def _labels_page(connection: Connection, since: float, before: Label | None) -> list[Label]:
-    statement = _newest.where(rewards.c.created_at >= since)
+def _labels_page(connection: Connection, since: float, before: Label | None, heard: Heard) -> list[Label]:
+    statement = _newest.where(rewards.c.created_at >= since, or_(*(_is_heard(*one) for one in heard)))
     if before is not None:
         statement = statement.where(tuple_(*_KEY) < tuple(before[: len(_KEY)]))
     return [Label._make(row) for row in connection.execute(statement)]
+
+
+def _is_heard(namespace: str, until: float) -> ColumnElement[bool]:
+    of_it = rewards.c.namespace == namespace
+    return of_it if until == FOREVER else of_it & (rewards.c.created_at < until)
 
 
 def _details(connection: Connection, decision_ids: Sequence[str]) -> dict[str, str]:

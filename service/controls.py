@@ -91,9 +91,16 @@ class InForce(msgspec.Struct, frozen=True, kw_only=True):
 
     def evidence_of(self, task_type: str, found: Mapping[str, Mapping[Channel, Counts]]) -> dict[str, Evidence]:
         """What counts of all that was measured on a task type: less what was reset, and what is held as it was held."""
-        forgotten, held = self.forgotten.get(task_type, {}), self.evidence.get(task_type, {})
-        counted = {arm: _less(counts, forgotten[arm]) if arm in forgotten else counts for arm, counts in found.items()}
+        held = self.evidence.get(task_type, {})
+        counted = self.remembered(task_type, found)
         return {arm: evidence_from(counts) for arm, counts in counted.items()} | dict(held)
+
+    def remembered(
+        self, task_type: str, found: Mapping[str, Mapping[Channel, Counts]]
+    ) -> dict[str, Mapping[Channel, Counts]]:
+        """All that was measured on a task type, less what was reset."""
+        forgotten = self.forgotten.get(task_type, {})
+        return {arm: _less(counts, forgotten[arm]) if arm in forgotten else counts for arm, counts in found.items()}
 
 
 def _less(found: Mapping[Channel, Counts], forgotten: Mapping[Channel, Counts]) -> dict[Channel, Counts]:

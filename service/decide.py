@@ -18,6 +18,7 @@ from bandit.selection import choose, seed_of, uniform
 from bandit.vocabulary import FREE, Arm, Choice, Limits, PromptProfile, Terms
 from service.classifying import Classified, Trace
 from service.errors import NoEligibleModel, NotFound
+from service.experiments.assigning import Assignment, Missed, Standing, Unit, assign, held_out
 from service.knowledge import Knowledge
 from service.profiles import needs_of, profile_of
 from service.setup import Setup
@@ -27,6 +28,7 @@ log = logging.getLogger("armwise")
 
 USER_SPECIFIED = "user_specified"
 KILL_SWITCH = "kill_switch"
+HOLDOUT = "holdout"
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,14 +45,16 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     created_at: float  # seconds since 1970 UTC
-    method: str  # auto, user_specified, static_fallback (learning failed), degraded (no database), kill_switch
+    method: str  # auto, user_specified, static_fallback (learning failed), degraded (no database), kill_switch, holdout
     caller: Caller
     profile: PromptProfile
     limits: Limits
     choice: Choice
     excluded: dict[str, str]  # arm name to the reason it was not eligible
     plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
-    namespace: str = ""  # whose posteriors it read and teaches
+    namespace: str = ""  # whose posteriors it teaches
+    assigned: Assignment | None = None  # its place in an experiment
+    left_out: Missed | None = None  # of which experiment it would have been, and why it is not
     config_version: str = ""
     max_explore: float = 1.0  # ceiling of the probability of all arms but the likeliest
     expected_usd: float = 0.0  # of the drawn arm
@@ -121,6 +125,11 @@ def wanted_policy(setup: Setup, model: str | None, wishes: Wishes) -> Policy | N
     return setup.policies[name]
 
 
+def leaves_policy_open(model: str | None, wishes: Wishes) -> bool:
+    """Whether the caller named neither a model nor a policy."""
+    return (not model or model == "auto") and not wishes.policy
+
+
 class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     """When and for whom is decided, and what holds at that moment beside settings and beliefs."""
 
@@ -129,7 +138,8 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     key_name: str = ""
     degraded: bool = False  # the database cannot be written: learning is left out and the safe policy decides
     off: bool = False  # the owner's kill switch: the safe policy decides
-    terms_of: Callable[[Policy], Terms] = lambda _: FREE  # what money costs a policy's next request
+    terms_of: Callable[[Policy, str], Terms] = lambda *_: FREE  # what money costs a policy's, or account's, next one
+    standing: Standing = Standing()  # experiments
 
 
 def decide(
@@ -158,6 +168,8 @@ def decide(
     seed = seed_of(decision_id)
     excluded: dict[str, str] = {}
     max_explore = 1.0
+    assigned: Assignment | None = None
+    left_out: Missed | None = None
     if policy is None:
         beliefs = knowledge.beliefs("", profile.task_type, now)
         choice = named_choice(setup.models[request.model or ""].arm(), limits, seed, beliefs.version)
@@ -169,14 +181,20 @@ def decide(
         method = "auto"
         if circumstances.degraded or circumstances.off:
             method, policy = "degraded" if circumstances.degraded else KILL_SWITCH, setup.safe_policy
+        elif leaves_policy_open(request.model, wishes):
+            unit = Unit(user=caller.user, session=caller.session, key_id=caller.key_id, request=decision_id)
+            method, policy, place = placed(setup, circumstances.standing, unit, profile.task_type, caller.tags)
+            assigned = place if isinstance(place, Assignment) else None
+            left_out = place if isinstance(place, Missed) else None
+        reads, account = ("", "") if assigned is None else (assigned.reads, assigned.account)
         max_explore = setup.settings.safety.ceiling(profile.task_type, caller.tags, circumstances.key_name)
         try:
-            beliefs = knowledge.believed(policy, "", profile, now)
+            beliefs = knowledge.believed(policy, reads, profile, now)
         except Exception:
             log.exception("what is believed cannot be read; policy %s decides without", policy.name)
             beliefs = knowledge.nothing()
         try:
-            terms = circumstances.terms_of(policy)
+            terms = circumstances.terms_of(policy, account)
             choice = choose(
                 policy, profile, eligible, beliefs, seed, explore=limits.explore, terms=terms, max_explore=max_explore
             )
@@ -196,6 +214,9 @@ def decide(
         choice=choice,
         excluded=excluded,
         plan=plan,
+        namespace=assigned.teaches if assigned is not None else "",
+        assigned=assigned,
+        left_out=left_out,
         config_version=setup.version,
         max_explore=max_explore,
         expected_usd=expected_cost(setup.models[choice.arm].arm(), profile, expected.output_tokens),
@@ -205,6 +226,25 @@ def decide(
         classify_s=classified.seconds + profiled - started,
         decide_s=time.perf_counter() - profiled,
     )
+
+
+def placed(
+    setup: Setup, standing: Standing, unit: Unit, task_type: str, tags: Mapping[str, str]
+) -> tuple[str, Policy, Assignment | Missed | None]:
+    """Method and policy of a request that leaves the policy open, and its place in an experiment.
+
+    The permanent holdout comes first, so that no experiment overlaps with it; then experiments in the order in which
+    they began; then what was decided of earlier ones; then the policy of the settings.
+    """
+    if setup.holdout_policy is not None and held_out(unit, setup.settings.holdout.share):
+        return HOLDOUT, setup.holdout_policy, None
+    place = assign(standing.running, unit, task_type, tags, setup.policies)
+    if isinstance(place, Assignment):
+        return "auto", setup.policies[place.policy], place
+    for shipped in standing.shipped:
+        if shipped.policy in setup.policies and shipped.population.holds(task_type, tags):
+            return "auto", setup.policies[shipped.policy], place
+    return "auto", setup.default_policy, place
 
 
 def named_choice(arm: Arm, limits: Limits, seed: int, beliefs_version: str) -> Choice:

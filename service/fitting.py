@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from bandit.channels import Calibration
 from bandit.history import ArmRestart, Cell, History, Memory, faded
@@ -34,6 +35,14 @@ _STRONG_CONFLICT = 4.0
 _AT_LEAST_EVERY_S = 600.0  # old labels fade though nothing new comes
 
 
+class Learner(NamedTuple):
+    """A policy that is fitted, and where it learns."""
+
+    namespace: str
+    policy: str
+    contexts: Contexts | None = None  # what it learns from if it is linear
+
+
 class Fitting:
     """Works out estimates, and hands them to `knowledge`. Belongs to the event loop."""
 
@@ -46,6 +55,7 @@ class Fitting:
         self._late: dict[float, ByModel] = {}  # by the seconds after which a reply is late
         self.contexts: Contexts | None = None  # what linear policies learn from; None: there is no database
         self.conflicts: dict[str, float] = {}  # by policy: how much the labels speak against its prior
+        self.variants: tuple[Learner, ...] = ()  # of experiments, with posteriors of their own
         self._questioned: dict[str, float] = {}  # when that was worked out
         self._setup: Setup | None = None
         self._at = float("-inf")
@@ -69,6 +79,12 @@ class Fitting:
         if (tokens, late) != (self._tokens, self._late):
             self._tokens, self._late = tokens, late
             self._changes = -1
+
+    async def take_over(self, variants: tuple[Learner, ...], contexts: Contexts | None, setup: Setup) -> None:
+        """Fit for these variants, too, and learn in common from these labels, beginning at once."""
+        async with self._fitting:
+            self.variants, self.contexts = variants, contexts
+            await self._fit(setup, time.time())
 
     async def fresh(self, setup: Setup) -> None:
         """Fit now, if anything was learned since the last time; a fit that is under way is waited for."""
@@ -102,19 +118,25 @@ class Fitting:
         if not policies:
             return
         names, memory = [arm.name for arm in setup.arms], setup.settings.learning.memory
-        look_back = partial(faded, ledger.table(""), names, now / _HOUR_S, memory, self._restarts, self._calibration)
-        for policy in policies:
+        learners = [Learner("", policy.name, self.contexts) for policy in policies]
+        for namespace, name, contexts in (*learners, *self.variants):
+            policy = setup.policies.get(name)
+            if policy is None or not policy.fits:
+                continue  # a variant whose policy has nothing to fit, or is gone
             started = time.perf_counter()
+            table = ledger.table(namespace)
+            look_back = partial(faded, table, names, now / _HOUR_S, memory, self._restarts, self._calibration)
             try:
                 late = self._late.get(getattr(policy, "late_after_s", 0.0), {})
                 history = (await asyncio.to_thread(look_back))._replace(output_tokens=self._tokens, late=late)
                 if isinstance(policy, LinearThompson):
-                    contents = await self._regressed(policy, setup.arms, history, memory, now)
+                    contents = await self._regressed(policy, contexts, setup.arms, history, memory, now)
                 else:
                     contents = await asyncio.to_thread(fitted, policy, setup.arms, history)
-                self._knowledge.take_fit("", policy.name, contents)
+                self._knowledge.take_fit(namespace, policy.name, contents)
                 if (
                     isinstance(policy, PooledThompson)
+                    and namespace == ""
                     and now - self._questioned.get(policy.name, 0.0) >= _QUESTION_EVERY_S
                 ):
                     self._questioned[policy.name] = now
@@ -138,16 +160,18 @@ class Fitting:
         self._metrics.prior_conflict(policy, conflict)
 
     async def _regressed(
-        self, policy: LinearThompson, arms: Sequence[Arm], history: History, memory: Memory, now: float
-    ) -> dict[Cell, str]:
-        if self.contexts is None:
+        self, policy: LinearThompson, contexts: Contexts | None, arms: Sequence[Arm], history: History,
+        memory: Memory, now: float,
+    ) -> dict[Cell, str]:  # fmt: skip
+        if contexts is None:
             return {}
         try:
-            labelled = await self.contexts.labelled(now, memory.label_half_life_days)
+            labelled = await contexts.labelled(now, memory.label_half_life_days)
         except StorageUnavailable:
             self._changes = -1  # look again soon, though nothing new is learned
             raise
-        self._knowledge.typical = await asyncio.to_thread(typical, labelled)
+        if contexts is self.contexts:
+            self._knowledge.typical = await asyncio.to_thread(typical, labelled)
         weigh = partial(counted, labelled, [arm.name for arm in arms], now / _HOUR_S, memory, self._restarts)
         return await asyncio.to_thread(regressed, policy, arms, labelled, weigh, history)
 

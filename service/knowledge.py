@@ -19,6 +19,7 @@ from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptProfile, 
 from service import store
 from service.beliefs import Contents, decode, encode, encode_estimates, encode_regressions
 from service.controls import InForce
+from service.experiments.seeds import Base, Sums
 from service.ledger import Ledger, cells_by_week
 from service.store import SumKey
 from service.writer import Writer
@@ -39,7 +40,7 @@ class Knowledge:
     def __init__(self, clock: Callable[[], float] = time.time, *, window_s: float = _WEEK_S) -> None:
         """`window_s` is how old a decision may be that is rated: the cells of older hours are known as sums only."""
         self._clock = clock
-        self._sums: dict[tuple[str, str], dict[tuple[str, str, Channel], Counts]] = {}  # ns, task: arm, tier, channel
+        self._sums: dict[tuple[str, str], Sums] = {}  # by namespace and task type
         # Cells that may still change are known one by one, to see by how much another process changed them. Older
         # hours are only in the sums.
         self._cells: dict[CellKey, Counts] = {}
@@ -54,6 +55,9 @@ class Knowledge:
         self._contents = Contents()
         self._fits: dict[tuple[str, str], dict[Cell, Beliefs]] = {}  # namespace, policy
         self._fitted: dict[tuple[str, str], Mapping[Cell, str]] = {}  # likewise, without what the owner holds
+        self._bases: dict[str, dict[str, Sums]] = {}  # by namespace and task type: what it began with
+        self._held: dict[tuple[str, str], str] = {}  # namespace, task: content that stays as it is
+        self._heard: tuple[str, ...] = ()  # namespaces that the common one listens to
         self.controls = InForce()
         self.typical: Mapping[TaskType, NDArray[np.float64]] = {}  # features of prompts, as linear policies see them
 
@@ -115,6 +119,34 @@ class Knowledge:
             fit[cell] = known or self._with_held(content, self.controls.held_in(policy, cell), weights)
             made.append((content, weights, fit[cell]))
         self._fits[namespace, policy] = fit
+
+    def begin(self, namespace: str, base: Base) -> None:
+        """From now on a namespace stands on `base`, beside what it learns itself."""
+        self._bases[namespace] = base.sums
+        self.ledger.begin(namespace, base.table)
+        self._stale.update((namespace, task) for task in TASK_TYPES)
+
+    def hold(self, namespace: str, evidence: Mapping[str, str], fits: Mapping[str, Mapping[Cell, str]]) -> None:
+        """From now on a namespace believes these contents, by task type and by policy and cell, and learns nothing."""
+        self._held |= {(namespace, task): content for task, content in evidence.items()}
+        for policy, contents in fits.items():
+            self.take_fit(namespace, policy, contents)
+        self._stale.update((namespace, task) for task in TASK_TYPES)
+
+    def end(self, namespace: str) -> None:
+        """Nobody decides on a namespace any more: only what it learned itself is kept."""
+        self._bases.pop(namespace, None)
+        self.ledger.begin(namespace, None)
+        for known in (self._held, self._fits, self._fitted, self._snapshots):
+            for key in [key for key in known if key[0] == namespace]:
+                del known[key]
+
+    def listen(self, namespaces: tuple[str, ...]) -> None:
+        """Count what these namespaces learned in the common one, too."""
+        if namespaces != self._heard:
+            self._heard = namespaces
+            self.ledger.listen(namespaces)
+            self._stale.update(("", task) for task in TASK_TYPES)
 
     def control(self, controls: InForce) -> None:
         """Do as the owner switched, at once, and on the last fits."""
@@ -217,18 +249,25 @@ class Knowledge:
         sums = self._sums.setdefault(key, {})
         sums[part] = sums.get(part, Counts()).plus(counts)
         self._stale.add(key)
+        if cell.namespace in self._heard:
+            self._stale.add(("", cell.task_type))
         self.ledger.add(cell, counts)
 
     def _evidence(self, key: tuple[str, str]) -> str:
         """What is known of a namespace and task type, as content. Changes nothing: other threads call it, too."""
-        arms: dict[str, dict[Channel, Counts]] = {}
-        for (arm, _tier, channel), counts in list(self._sums.get(key, {}).items()):
-            by_channel = arms.setdefault(arm, {})
-            by_channel[channel] = by_channel.get(channel, Counts()).plus(counts)
+        if key in self._held:
+            return self._held[key]
         namespace, task_type = key
         if namespace == "":
-            return encode(self.controls.evidence_of(task_type, arms))
-        return encode({arm: evidence_from(channels) for arm, channels in arms.items()})
+            heard = (self._sums.get((name, task_type), {}) for name in ("", *self._heard))
+            return encode(self.controls.evidence_of(task_type, _by_arm(*heard)))
+        base = self.controls.remembered(task_type, _by_arm(self._bases.get(namespace, {}).get(task_type, {})))
+        found = _by_arm(self._sums.get(key, {}))
+        for arm, channels in base.items():
+            mine = found.setdefault(arm, {})
+            for channel, counts in channels.items():
+                mine[channel] = mine.get(channel, Counts()).plus(counts)
+        return encode({arm: evidence_from(channels) for arm, channels in found.items()})
 
     def _with_held(
         self, content: str | None, held: Mapping[str, Estimate], weights: Mapping[str, Regression]
@@ -247,6 +286,16 @@ class Knowledge:
         known = believed.estimates
         found = {arm: replace(known.get(arm, one), mean=one.mean, sd=one.sd) for arm, one in held.items()}
         return self._contents.keep_estimates({**known, **found})
+
+
+def _by_arm(*found: Sums) -> dict[str, dict[Channel, Counts]]:
+    """Sums added up over tiers."""
+    arms: dict[str, dict[Channel, Counts]] = {}
+    for sums in found:
+        for (arm, _tier, channel), counts in list(sums.items()):
+            by_channel = arms.setdefault(arm, {})
+            by_channel[channel] = by_channel.get(channel, Counts()).plus(counts)
+    return arms
 
 
 def _usable(cells: Mapping[CellKey, Counts]) -> Mapping[CellKey, Counts]:

@@ -3,6 +3,8 @@
 Counts stand by the hour, as a change of a model needs it; those that were old when the service began, by the week.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection, select
@@ -34,6 +36,8 @@ class Ledger:
 
     def __init__(self) -> None:
         self._columns: dict[str, _Columns] = {}
+        self._bases: dict[str, Table] = {}  # by namespace: what it began with
+        self._heard: tuple[str, ...] = ()
         self.labels = 0.0  # that came or went, in all
         self.changes = 0
 
@@ -57,8 +61,35 @@ class Ledger:
 
     def table(self, namespace: str) -> Table:
         """What is known now; it does not change when more is added."""
-        columns = self._columns.get(namespace)
-        return table_of({}) if columns is None else columns.table()
+        names = (namespace, *self._heard) if namespace == "" else (namespace,)
+        tables = [self._columns[name].table() for name in names if name in self._columns]
+        if namespace in self._bases:
+            tables.append(self._bases[namespace])
+        return joined(tables) if tables else table_of({})
+
+    def begin(self, namespace: str, base: Table | None) -> None:
+        """Count `base` with all that a namespace learns; None: no longer."""
+        if base is None:
+            self._bases.pop(namespace, None)
+        else:
+            self._bases[namespace] = base
+        self.changes += 1
+
+    def listen(self, namespaces: tuple[str, ...]) -> None:
+        """Count what these namespaces learned in the common one, too."""
+        self._heard = namespaces
+        self.changes += 1
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """All rows of some tables."""
+    if len(tables) == 1:
+        return tables[0]
+    arms = tuple(sorted({arm for table in tables for arm in table.arms}))
+    place = {arm: index for index, arm in enumerate(arms)}
+    of_table = [np.array([place[arm] for arm in table.arms], dtype=np.int64)[table.arm] for table in tables]
+    columns = (np.concatenate([table[column] for table in tables]) for column in range(2, len(Table._fields)))
+    return Table(arms, np.concatenate(of_table), *columns)
 
 
 class _Columns:

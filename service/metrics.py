@@ -16,6 +16,7 @@ from prometheus_client import Histogram
 from bandit.drift import DIRECTIONS, Stream
 from service.budget_metrics import BudgetMetrics
 from service.errors import FailureKind
+from service.experiment_metrics import ExperimentMetrics
 from service.metric_words import endpoint_of, error_kind, failure_kind
 from service.probe_metrics import ProbeMetrics
 
@@ -31,7 +32,7 @@ SOURCES = ("user", "api", "heuristics", "other")
 RESULTS = ("recorded", "unchanged", "replaced", "dryrun", "unknown_decision", "too_late", "other_key", "other")
 PLACES = (
     "store", "settle", "policy", "refresh", "fold", "fit", "budget", "recalibrate", "prune", "watch", "controls",
-    "canary", "judge", "other",
+    "canary", "judge", "experiments", "other",
 )  # fmt: skip
 TOKENS = ("prompt", "completion", "cached")
 WEBHOOK_OUTCOMES = ("sent", "failed", "dropped")
@@ -52,7 +53,7 @@ _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
 
-class Metrics(ProbeMetrics, BudgetMetrics):
+class Metrics(ProbeMetrics, BudgetMetrics, ExperimentMetrics):
     """All metrics of one process. In tests every application has its own; with several workers, one each.
 
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.

@@ -20,6 +20,8 @@ from service.controls import fold, newer
 from service.database import Database
 from service.decide import Circumstances, Decision, decide, wanted_policy
 from service.errors import StorageUnavailable
+from service.experiments.exposures import columns_of
+from service.experiments.following import Following
 from service.fitting import Fitting
 from service.judging import Judging
 from service.knowledge import Knowledge
@@ -56,6 +58,7 @@ class Parts:
         )
         self.budgets = Budgets()
         self.fitting = Fitting(knowledge, metrics)
+        self.experiments = Following(database, knowledge, self.fitting, self.budgets)
         self.watching = Watching(database, self.writer, metrics)
         self.classifying = Classifying(metrics)
         self.providers = Providers()
@@ -90,7 +93,8 @@ class Parts:
             key_name=self.keyring.name_of(key_id),
             degraded=self.degraded,
             off=self.knowledge.controls.off is not None,
-            terms_of=lambda policy: self.budgets.terms(policy, now),
+            terms_of=lambda policy, account: self.budgets.terms(policy, now, account),
+            standing=self.experiments.standing,
         )
         return decide(setup, self.knowledge, chat, classified, circumstances)
 
@@ -109,6 +113,17 @@ class Parts:
                     self.metrics.learner_error("controls")
         in_force = self.knowledge.controls
         self.metrics.controlled(off=in_force.off is not None, held=len(in_force.since))
+
+    async def reload_experiments(self) -> None:
+        """Do as the experiments stand, here or on another replica.
+
+        Raises:
+            StorageUnavailable: the database could not be read.
+        """
+        before = self.experiments.standing
+        unreadable = await self.experiments.refresh(self.setup)
+        if unreadable and self.experiments.standing is not before:
+            self.metrics.learner_error("experiments")
 
     def begin_storing(self, chat: ChatRequest, decision: Decision, setup: Setup) -> "asyncio.Future[None] | None":
         """Start to commit a decision, and its prompt when that is kept; None when the database takes no writes now."""
@@ -186,10 +201,12 @@ def decision_row(decision: Decision) -> dict[str, object]:
         "arm": choice.arm,
         "served_arm": None,
         "propensity": choice.propensity,
+        "explored": choice.propensity < max(choice.probabilities),
         "routing_s": decision.classify_s + decision.decide_s,
         "beliefs_version": choice.beliefs_version,
         "config_version": decision.config_version,
         "session": decision.caller.session,
         "user": decision.caller.user,
         "detail": msgspec.json.encode(decision).decode(),
+        **columns_of(decision.assigned),
     }

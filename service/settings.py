@@ -246,6 +246,19 @@ class Safety(Section, frozen=True, kw_only=True):
         return min([self.max_explore, *(one.max_explore for one in named if one is not None)])
 
 
+class Holdout(Section, frozen=True, kw_only=True):
+    """Users that one model always serves, so that what routing is worth can be told."""
+
+    share: Annotated[float, Meta(ge=0.0, le=0.05)] = 0.0  # of users, or of sessions without a user
+    model: str = ""  # name of a model: the best that serves alone
+
+
+class Experiments(Section, frozen=True, kw_only=True):
+    """Looking at experiments between policies."""
+
+    look_every_s: Positive = 60.0  # how often their intervals are drawn, and harm is looked for
+
+
 class Logging(Section, frozen=True, kw_only=True):
     """What we write down."""
 
@@ -307,6 +320,8 @@ class Settings(Section, frozen=True, kw_only=True):
     learning: Learning = Learning()
     budgets: Budgets = Budgets()
     safety: Safety = Safety()
+    holdout: Holdout = Holdout()
+    experiments: Experiments = Experiments()
     logging: Logging = Logging()
     retention: Retention = Retention()
     drift: Drift = Drift()

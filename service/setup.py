@@ -11,7 +11,7 @@ from service.configuration import settings_content, settings_version
 from service.settings import AnyModel, Settings
 from service.settings import Database as DatabaseSettings
 
-_BASELINE = "(baseline)"  # no name that the settings take, so that it stands for nothing else
+_BASELINE, _HOLDOUT = "(baseline)", "(holdout)"  # no names that the settings take: they stand for nothing else
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Setup:
     policies: dict[str, Policy]
     default_policy: Policy
     safe_policy: Policy  # decides when learning cannot, or may not
+    holdout_policy: Fixed | None  # serves the permanent holdout; None: there is none
     budgeted: bool  # some policy or API key has a budget, of money or of late replies
 
 
@@ -42,6 +43,11 @@ def safe_policy_of(settings: Settings) -> Policy:
     return next(configured, StaticTier(name="static_tier"))
 
 
+def holdout_policy_of(model: str) -> Fixed:
+    """What serves the permanent holdout."""
+    return Fixed(name=_HOLDOUT, arm=model)
+
+
 def create_setup(settings: Settings) -> Setup:
     """Make settings ready."""
     enabled = {model.name: model for model in settings.models if model.enabled}
@@ -55,6 +61,7 @@ def create_setup(settings: Settings) -> Setup:
         policies=policies,
         default_policy=policies[settings.default_policy],
         safe_policy=safe_policy_of(settings),
+        holdout_policy=holdout_policy_of(settings.holdout.model) if settings.holdout.share else None,
         budgeted=bool(settings.budgets.usd_per_key_day)
         or any(isinstance(policy, PooledThompson | LinearThompson) and policy.limited for policy in settings.policies),
     )

@@ -23,7 +23,7 @@ from service import store
 from service.beliefs import decode
 from service.decide import USER_SPECIFIED, Decision, Repeated, redecide
 from service.settings import Safety, Settings
-from service.setup import safe_policy_of
+from service.setup import holdout_policy_of, safe_policy_of
 
 log = logging.getLogger("armwise")
 
@@ -52,12 +52,17 @@ class _Baseline(msgspec.Struct, frozen=True):
     baseline: str = ""
 
 
+class _Holdout(msgspec.Struct, frozen=True):
+    model: str = ""
+
+
 class _Content(msgspec.Struct, frozen=True):
     """Stored settings, as far as decisions need them."""
 
     models: tuple[_Model, ...]
     policies: tuple[msgspec.Raw, ...]
     safety: _Baseline = _Baseline()
+    holdout: _Holdout = _Holdout()
 
 
 class _Known(NamedTuple):
@@ -127,7 +132,9 @@ class Stored:
         arms = {model.name: repriced(model, self._prices) for model in found.models if model.enabled}
         readable, unreadable = _policies(found.policies)
         safe = safe_policy_of(Settings(policies=readable, safety=Safety(baseline=found.safety.baseline)))
-        return _Known(arms, {safe.name: safe, **{policy.name: policy for policy in readable}}, unreadable)
+        held = holdout_policy_of(found.holdout.model)
+        policies: dict[str, Policy] = {policy.name: policy for policy in (safe, held, *readable)}
+        return _Known(arms, policies, unreadable)
 
     def _read_beliefs(self, version: str) -> Beliefs | str:
         content = store.belief_content(self._connection, version)

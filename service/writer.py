@@ -18,6 +18,8 @@ from bandit.posteriors import CellKey, Counts
 from service import learn, settings, store
 from service.database import Database, Result, Work, is_conflict, is_storage_fault
 from service.errors import StorageUnavailable
+from service.experiments.exposures import expose
+from service.traffic import Rollup, new_attempts, new_decisions
 
 log = logging.getLogger("armwise")
 
@@ -261,15 +263,15 @@ class Writer:
             rows += job.size
         return rows
 
-    async def _commit(self, jobs: list[_Job]) -> None:
-        """Commit jobs together; when one of them is at fault, each by itself."""
+    async def _commit(self, jobs: list[_Job], *, again: bool = False) -> None:
+        """Commit jobs together; when one of them is at fault, each by itself. `again`: they may be stored already."""
         pause_s, tries = _FIRST_PAUSE_S, 0
         while jobs := [job for job in jobs if not job.expired]:
             tries += 1
             started = time.perf_counter()
             try:
                 results, deltas = await self._database.write(
-                    partial(_apply, jobs=jobs, window_s=self.window_s, now=time.time())
+                    partial(_apply, jobs=jobs, window_s=self.window_s, now=time.time(), again=again or tries > 1)
                 )
             except Exception as error:  # noqa: BLE001 - whatever it is, it must reach the callers and not end the writer
                 if is_storage_fault(error):
@@ -280,7 +282,7 @@ class Writer:
                     pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
                 elif len(jobs) > 1:
                     for job in jobs:
-                        await self._commit([job])
+                        await self._commit([job], again=True)
                     return
                 elif not is_conflict(error) or tries >= _TRIES:
                     jobs[0].fail(error)
@@ -328,30 +330,19 @@ class Writer:
 
 
 def _apply(
-    connection: Connection, *, jobs: list[_Job], window_s: float, now: float
+    connection: Connection, *, jobs: list[_Job], window_s: float, now: float, again: bool
 ) -> tuple[list[Any], dict[CellKey, Counts]]:
-    """All jobs in one transaction: what others refer to comes first."""
-    configs = {version: content for job in jobs for version, content in job.configs.items()}
-    beliefs = {version: content for job in jobs for version, content in job.beliefs.items()}
-    decisions = [job.decision for job in jobs if job.decision is not None]
-    prompts = [job.prompt for job in jobs if job.prompt is not None]
-    attempts = [row for job in jobs for row in job.attempts]
-    served = [job.served for job in jobs if job.served is not None]
+    """All jobs in one transaction: what others refer to comes first.
+
+    `again`: a transaction with them failed before. It may have been committed all the same, so we look what is stored.
+    """
+    rollup = _store(connection, jobs, now, again=again)
     measurements = [measurement for job in jobs for measurement in job.measurements]
-    if configs:
-        store.insert_configs(connection, configs, now)
-    if beliefs:
-        store.insert_beliefs(connection, beliefs, now)
-    inserts = ((store.insert_decisions, decisions), (store.insert_prompts, prompts), (store.insert_attempts, attempts))
-    for insert, rows in inserts:
-        if rows:
-            insert(connection, rows)
-    if served:
-        store.set_served_arms(connection, served)
     outcomes: list[learn.Outcome] = []
     deltas: dict[CellKey, Counts] = {}
     if measurements:
-        outcomes, deltas = learn.record(connection, measurements, window_s=window_s, now=now)
+        outcomes, deltas = learn.record(connection, measurements, window_s=window_s, now=now, rollup=rollup)
+    rollup.write(connection)
     results: list[Any] = []
     for job in jobs:
         if job.work is not None:
@@ -362,3 +353,35 @@ def _apply(
         else:
             results.append(None)
     return results, deltas
+
+
+def _store(connection: Connection, jobs: list[_Job], now: float, *, again: bool) -> Rollup:
+    """What jobs say of requests; returns what that adds to the sums."""
+    configs = {version: content for job in jobs for version, content in job.configs.items()}
+    beliefs = {version: content for job in jobs for version, content in job.beliefs.items()}
+    decisions = [job.decision for job in jobs if job.decision is not None]
+    prompts = [job.prompt for job in jobs if job.prompt is not None]
+    attempts = [row for job in jobs for row in job.attempts]
+    served = [job.served for job in jobs if job.served is not None]
+    if configs:
+        store.insert_configs(connection, configs, now)
+    if beliefs:
+        store.insert_beliefs(connection, beliefs, now)
+    if again:
+        decisions = new_decisions(connection, decisions)
+    if again or any(row["step"] for row in attempts):  # after a fallback, failed ones are written before the reply
+        attempts = new_attempts(connection, attempts)
+    inserts = (
+        (store.insert_decisions, decisions), (expose, decisions), (store.insert_prompts, prompts),
+        (store.insert_attempts, attempts),
+    )  # fmt: skip
+    for insert, rows in inserts:
+        if rows:
+            insert(connection, rows)
+    rollup = Rollup()
+    rollup.decided(decisions)
+    rollup.called(connection, attempts)
+    if served:
+        rollup.served(connection, served)
+        store.set_served_arms(connection, served)
+    return rollup

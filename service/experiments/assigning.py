@@ -1,4 +1,4 @@
-"""Who is in which variant: a salted hash of the unit, the same on every replica and for as long as the experiment stands.
+"""Who is in which variant: a salted hash of the unit, the same on every replica for as long as the experiment stands.
 
 The unit is what was chosen: a user, a session, an API key, or single requests. A conversation never switches: requests
 that name a session go with it where single requests are drawn, and a user or key carries all its conversations along.
@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from service.experiments.design import BUCKETS, Design, Mode, Population, Variant
+from service.experiments.design import BUCKETS, Design, Population, Variant, namespace_of, snapshot_of
 from service.experiments.lifecycle import Experiment
 
 LeftOut = Literal["no unit", "no policy"]
@@ -67,16 +67,6 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
         """Experiments whose posteriors are in use: they run, or may run on."""
         return tuple(one for one in self.experiments.values() if one.standing)
 
-    @property
-    def merged(self) -> tuple[str, ...]:
-        """Namespaces that the common posterior listens to: of experiments whose learning was kept."""
-        return tuple(
-            namespace_of(one.design, variant)
-            for one in self.experiments.values()
-            if one.design.mode == "own" and one.decided is not None and one.decided.learning == "merge"
-            for variant in one.design.variants
-        )
-
 
 def standing(experiments: Mapping[str, Experiment], mark: int = 0, unreadable: int = 0) -> Standing:
     """What experiments mean together."""
@@ -98,16 +88,6 @@ def standing(experiments: Mapping[str, Experiment], mark: int = 0, unreadable: i
         shipped=tuple(shipped),
         unreadable=unreadable,
     )
-
-
-def namespace_of(design: Design, variant: Variant) -> str:
-    """Where a variant with posteriors of its own learns. No policy can have such a name: it begins with an @."""
-    return f"@{design.name}/{variant.name}"
-
-
-def snapshot_of(design: Design) -> str:
-    """The namespace of what was believed when an experiment with frozen posteriors started; nothing teaches it."""
-    return f"@{design.name}"
 
 
 def assign(
@@ -132,17 +112,17 @@ def assign(
     variant = next((variant for end, variant in design.places() if bucket < end), None)
     if variant is None:
         return None
-    teaches, reads, account = _namespaces(design, variant, design.mode)
+    teaches, reads, account = _namespaces(design, variant)
     return Assignment(
         experiment=one.name, variant=variant.name, unit=digest.hex()[:_DIGEST], policy=variant.policy,
         teaches=teaches, reads=reads, account=account,
     )  # fmt: skip
 
 
-def _namespaces(design: Design, variant: Variant, mode: Mode) -> tuple[str, str, str]:
+def _namespaces(design: Design, variant: Variant) -> tuple[str, str, str]:
     """What a variant teaches, what it is decided on, and whose budget it has."""
     own = namespace_of(design, variant)
-    match mode:
+    match design.mode:
         case "own":
             return own, own, own
         case "frozen":

@@ -135,6 +135,16 @@ class Design(_Said, frozen=True, kw_only=True):
         return tuple(places)
 
 
+def namespace_of(design: Design, variant: Variant) -> str:
+    """Where a variant with posteriors of its own learns. No policy can have such a name: it begins with an @."""
+    return f"@{design.name}/{variant.name}"
+
+
+def snapshot_of(design: Design) -> str:
+    """The namespace of what was believed when an experiment with frozen posteriors started; nothing teaches it."""
+    return f"@{design.name}"
+
+
 def check(design: Design, setup: Setup) -> None:
     """Stop a design that cannot be meant, or measured.
 

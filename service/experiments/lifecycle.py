@@ -1,4 +1,4 @@
-"""The life of an experiment: created, running, paused, stopped, decided, archived. Steps are only added, and are the log.
+"""The life of an experiment: created, running, paused, stopped, decided, archived. Its steps are the audit log.
 
 Where an experiment stands is a fold of its steps, so it is the same on every replica and after every restart. A step is
 checked against all steps before it, and its number is one more than the last: of two that are taken at once, one meets
@@ -7,21 +7,24 @@ the other's number, and its transaction is repeated on what the other left.
 
 import logging
 import secrets
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import replace
 from sqlalchemy import Connection, func, insert, select
 
-from service.errors import Conflict, NotFound
-from service.experiments.design import Design
+from service.errors import Conflict, NotFound, Unprocessable
+from service.experiments.design import Design, namespace_of
+from service.experiments.seeds import plant
 from service.mistakes import suggestion
 from service.tables import experiment_steps
 
 log = logging.getLogger("armwise")
 
-Action = Literal["create", "start", "pause", "stop", "decide", "archive"]
+NextAction = Literal["start", "pause", "stop", "decide", "archive"]
+Action = Literal["create"] | NextAction
 State = Literal["created", "running", "paused", "stopped", "decided", "archived"]
 Learning = Literal["merge", "drop"]
 
@@ -68,6 +71,15 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
 
     ship: str = ""  # the variant whose policy serves from now on; empty: nothing changes
     learning: Learning = "merge"  # what becomes of what the variants learned in posteriors of their own
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A step as it is asked for."""
+
+    action: NextAction
+    note: Annotated[str, Meta(max_length=1_000)] = ""
+    ship: str = ""  # with `decide`: a variant; empty: nothing changes
+    learning: Learning | None = None  # with `decide`, of posteriors of its own; left out: merge
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True):
@@ -189,31 +201,65 @@ def create(connection: Connection, design: Design, who: str, at: float) -> Step:
     return _add(connection, design.name, "create", who, at, design.note, msgspec.json.encode(made).decode())
 
 
-def step(
-    connection: Connection, name: str, action: Action, who: str, at: float, *, note: str = "",
-    content: "Begun | Decided | None" = None, then: "Callable[[Connection, Experiment], None] | None" = None,
-) -> Step:  # fmt: skip
-    """Take an experiment one step on, and do what belongs to it in the same transaction.
+def take(connection: Connection, name: str, asked: Asked, begun: Begun, who: str, at: float) -> Step:
+    """Take an experiment one step on.
 
-    `then` gets the experiment as it stood before.
+    `begun` is kept when it starts for the first time. Posteriors of its own are given what is known at that moment.
 
     Raises:
         NotFound: no such experiment, or no such variant to ship.
         Conflict: it stands where this cannot be done, or another one holds the same requests.
+        Unprocessable: words that do not go with the action.
     """
     experiments = current(connection)
     one = named(experiments, name)
-    if one.state not in STEPS[action]:
-        raise Conflict(_cannot(one, action), param="action")
-    if action == "start":
+    check(one, asked)
+    content: Begun | Decided | None = None
+    if asked.action == "start":
         _refuse_overlap(one, experiments)
-    if isinstance(content, Decided) and content.ship:
-        one.design.variant(content.ship)
+        if one.started_at is None:
+            content = begun
+            if one.design.mode == "own":
+                plant(connection, name, merged(experiments), at)
+    elif asked.action == "decide":
+        content = Decided(ship=asked.ship, learning=asked.learning or "merge")
     told = "{}" if content is None else msgspec.json.encode(content).decode()
-    done = _add(connection, name, action, who, at, note, told)
-    if then is not None:
-        then(connection, one)
-    return done
+    return _add(connection, name, asked.action, who, at, asked.note, told)
+
+
+def check(one: Experiment, asked: Asked) -> None:
+    """Stop a step that cannot follow.
+
+    Raises:
+        NotFound: no such variant to ship.
+        Conflict: the experiment stands where this cannot be done.
+        Unprocessable: words that do not go with the action.
+    """
+    if asked.action != "decide" and (asked.ship or asked.learning):
+        raise Unprocessable(
+            f"`ship` and `learning` go with `decide`, not with `{asked.action}`: leave them out.",
+            param="ship" if asked.ship else "learning",
+        )
+    if one.state not in STEPS[asked.action]:
+        raise Conflict(_cannot(one, asked.action), param="action")
+    if asked.ship:
+        one.design.variant(asked.ship)
+    if asked.learning and one.design.mode != "own":
+        raise Unprocessable(
+            f"The variants of `{one.name}` taught the common posterior (mode {one.design.mode}): there is nothing to "
+            f"{asked.learning}. Leave `learning` out.",
+            param="learning",
+        )
+
+
+def merged(experiments: Mapping[str, Experiment]) -> tuple[str, ...]:
+    """Namespaces that the common posterior listens to: of experiments whose learning was kept."""
+    return tuple(
+        namespace_of(one.design, variant)
+        for one in experiments.values()
+        if one.design.mode == "own" and one.decided is not None and one.decided.learning == "merge"
+        for variant in one.design.variants
+    )
 
 
 def _cannot(one: Experiment, action: Action) -> str:
@@ -228,8 +274,8 @@ def _refuse_overlap(one: Experiment, experiments: Mapping[str, Experiment]) -> N
     for other in experiments.values():
         if other.name != one.name and other.standing and one.design.population.meets(other.design.population):
             raise Conflict(
-                f"`{one.name}` and `{other.name}`, which is {other.state}, would both hold the same requests. Stop that "
-                "one, or give them populations that keep them apart: other task types, or another value of one tag.",
+                f"`{one.name}` and `{other.name}`, which is {other.state}, would both hold the same requests. Stop "
+                "it, or give them populations that keep them apart: other task types, or another value of one tag.",
                 param="population",
             )
 
