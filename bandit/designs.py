@@ -48,14 +48,17 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     primary: Metric
     guardrails: tuple[Guardrail, ...] = ()
     alpha: float = 0.05  # chance that any variant is found to differ when none does
-    guardrail_alpha: float = 0.01  # chance that any guardrail stops without cause; likewise that one holds
+    guardrail_alpha: float = (
+        0.01  # chance that any guardrail stops without cause; likewise that any holds; and feedback
+    )
     minimum_s: float = 7 * 86_400.0  # before it nothing is shipped, nor given up
     maximum_s: float = 28 * 86_400.0
     horizon: int = (
         5_000  # measured units per variant at which the experiment ends; intervals are sharpest at half of it
     )
     least_units: int = 50  # measured ones per variant before there is an interval
-    feedback_tolerance: float | None = 0.1  # by which shares of units with feedback may differ, of the control's share
+    # By which the shares of units with feedback may differ, of the control's; None when no rating is compared.
+    feedback_tolerance: float | None = 0.1
 
     def __post_init__(self) -> None:
         for refusal in (*_refusals_of_variants(self), *_refusals_of_rules(self)):

@@ -117,6 +117,16 @@ class _Outcomes(NamedTuple):
     measured: int
 
 
+class _Measured(NamedTuple):
+    """What comparisons are made of."""
+
+    sides: tuple[Side, ...]
+    primary: Ratios
+    feedback: Ratios
+    outcomes: list[list[_Outcomes]]  # by guardrail, then by variant
+    alarm: str | None  # why units were not assigned as planned
+
+
 def report(design: Design, units: Units, elapsed_s: float) -> Report:
     """What the closed units say after the experiment has run for so many seconds.
 
@@ -124,60 +134,21 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
         ValueError: columns differ in length, or one of a metric of the design is missing.
     """
     seen = _readable(design, units)
-    names, wide = tuple(design.variants), len(design.variants)
-    shares = np.array([design.variants[name] for name in names])
-    counts = np.bincount(seen.units.variant, minlength=wide)
-    plain = {metric: _plain(seen, metric, wide) for metric in seen.usable}
-    quality = _ratios(seen, design.primary.name, wide)
-    outcomes = [_outcomes(seen, each, wide) for each in design.guardrails]
+    wide = len(design.variants)
+    sides = _sides(design, seen)
+    counts, shares = (np.array([getattr(each, name) for each in sides], float) for name in ("units", "share"))
+    evidence = _evidence(log_sample_ratio(counts, shares / shares.sum()))
     answered = seen.units.gave_feedback.astype(np.float64)
-    feedback = ratios(seen.units.variant, answered, np.ones(len(answered)), None, wide)
-    sides = tuple(
-        Side(
-            variant=name,
-            share=float(shares[index]),
-            units=int(counts[index]),
-            requests=int(seen.units.requests[seen.units.variant == index].sum()),
-            feedback_rate=_known(feedback.plain[index]),
-            metrics={metric: _known(each[index]) for metric, each in plain.items()},
-        )
-        for index, name in enumerate(names)
+    measured = _Measured(
+        sides=sides,
+        primary=_ratios(seen, design.primary.name, wide),
+        feedback=ratios(seen.units.variant, answered, np.ones(len(answered)), None, wide),
+        outcomes=[_outcomes(seen, each, wide) for each in design.guardrails],
+        alarm=_alarm(sides, evidence) if evidence > SAMPLE_RATIO_ALARM else None,
     )
-    evidence = _evidence(log_sample_ratio(counts.astype(np.float64), shares / shares.sum()))
-    control = names.index(design.control)
-    comparisons = []
-    for name in design.others:
-        both = (names.index(name), control)
-        primary = _difference(design, quality, both, design.primary)
-        guardrails = tuple(
-            _guarded(design, each, tallies, both) for each, tallies in zip(design.guardrails, outcomes, strict=True)
-        )
-        answering = _difference(design, feedback, both, Metric(name=FEEDBACK))
-        verdict, sentence = concluded(
-            design, primary, guardrails, answering, sides[control].feedback_rate or 0.0, elapsed_s
-        )
-        comparisons.append(
-            Comparison(
-                variant=name,
-                primary=primary,
-                guardrails=guardrails,
-                feedback=answering,
-                verdict=verdict,
-                sentence=f"{name}: {sentence}.",
-            )
-        )
+    control = tuple(design.variants).index(design.control)
+    comparisons = [_compared(design, measured, (here, control), elapsed_s) for here in range(wide) if here != control]
     urgent = min(comparisons, key=lambda each: (_URGENCY.index(each.verdict), -_gain(design, each)))
-    about: tuple[Verdict, str | None, str] = (urgent.verdict, urgent.variant, urgent.sentence)
-    if evidence > SAMPLE_RATIO_ALARM:
-        told = ", ".join(f"{each.variant} has {each.units:,} units ({each.share:.1%} planned)" for each in sides)
-        about = (
-            "broken",
-            None,
-            (
-                f"Units were not assigned as planned: {told}; the evidence is {evidence:,.0f} to 1, an alarm above "
-                f"{SAMPLE_RATIO_ALARM:,.0f}. No comparison can be trusted until the cause is found."
-            ),
-        )
     return Report(
         elapsed_s=elapsed_s,
         units=int(counts.sum()),
@@ -185,9 +156,61 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
         sides=sides,
         sample_ratio_evidence=evidence,
         comparisons=tuple(comparisons),
-        verdict=about[0],
-        variant=about[1],
-        sentence=about[2],
+        verdict=urgent.verdict,
+        variant=None if measured.alarm else urgent.variant,
+        sentence=measured.alarm or urgent.sentence,
+    )
+
+
+def _sides(design: Design, seen: _Seen) -> tuple[Side, ...]:
+    wide, variant = len(design.variants), seen.units.variant
+    units, requests, answered = (
+        np.bincount(variant, each, wide) for each in (None, seen.units.requests, seen.units.gave_feedback)
+    )
+    plain = {metric: _plain(seen, metric, wide) for metric in seen.usable}
+    return tuple(
+        Side(
+            variant=name,
+            share=share,
+            units=int(units[index]),
+            requests=int(requests[index]),
+            feedback_rate=float(answered[index] / units[index]) if units[index] else None,
+            metrics={
+                metric: float(each[index]) if np.isfinite(each[index]) else None for metric, each in plain.items()
+            },
+        )
+        for index, (name, share) in enumerate(design.variants.items())
+    )
+
+
+def _alarm(sides: tuple[Side, ...], evidence: float) -> str:
+    told = ", ".join(f"{each.variant} has {each.units:,} ({each.share:.1%} planned)" for each in sides)
+    return (
+        f"Units were not assigned as planned: of {sum(each.units for each in sides):,} {told}; the evidence is "
+        f"{evidence:,.0f} to 1, an alarm above {SAMPLE_RATIO_ALARM:,.0f}. Nothing can be compared until that is mended."
+    )
+
+
+def _compared(design: Design, measured: _Measured, both: tuple[int, int], elapsed_s: float) -> Comparison:
+    this, control = (measured.sides[index] for index in both)
+    primary = _difference(design, measured.primary, both, design.primary, design.alpha_each)
+    feedback = _difference(
+        design, measured.feedback, both, Metric(name=FEEDBACK), design.guardrail_alpha / len(design.others)
+    )
+    guardrails = tuple(
+        _guarded(design, each, outcomes, both)
+        for each, outcomes in zip(design.guardrails, measured.outcomes, strict=True)
+    )
+    verdict, sentence = concluded(design, primary, guardrails, feedback, control.feedback_rate or 0.0, elapsed_s)
+    if measured.alarm is not None:
+        verdict, sentence = "broken", "units were not assigned as planned"
+    return Comparison(
+        variant=this.variant,
+        primary=primary,
+        guardrails=guardrails,
+        feedback=feedback,
+        verdict=verdict,
+        sentence=f"{this.variant}: {sentence}.",
     )
 
 
@@ -241,7 +264,7 @@ def _ratios(seen: _Seen, metric: str, wide: int) -> Ratios:
     )
 
 
-def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Metric) -> Difference:
+def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Metric, alpha: float) -> Difference:
     """The asymptotic confidence sequence, told for pairs: n is the harmonic mean of the units on both sides."""
     here, there = both
     units, control_units = int(found.units[here]), int(found.units[there])
@@ -253,8 +276,8 @@ def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Me
     if variance <= 0.0:
         return known
     value = float(found.value[here] - found.value[there])
-    rho2 = narrowest(design.horizon / 2.0, design.alpha_each) / variance
-    half = float(half_width(n * variance, n, rho2, design.alpha_each))
+    rho2 = narrowest(design.horizon / 2.0, alpha) / variance
+    half = float(half_width(n * variance, n, rho2, alpha))
     margin = metric.margin if metric.direction == "up" else -metric.margin
     return msgspec.structs.replace(
         known,
@@ -309,10 +332,6 @@ def _guarded(design: Design, guardrail: Guardrail, outcomes: list[_Outcomes], bo
 def _gain(design: Design, comparison: Comparison) -> float:
     value = comparison.primary.value or 0.0
     return value if design.primary.direction == "up" else -value
-
-
-def _known(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _evidence(logarithm: float) -> float:

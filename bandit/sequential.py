@@ -33,7 +33,7 @@ def narrowest(n: float, alpha: float) -> float:
     return float((scale + np.log(scale) + 1.0) / n)
 
 
-def half_width(variance: Vector | float, n: Vector | float, rho2: float, alpha: float) -> Vector:
+def half_width(variance: Vector | float, n: Vector | NDArray[np.int64] | float, rho2: float, alpha: float) -> Vector:
     """How far the mean of n terms may lie from the truth, at every n at once with chance 1 - alpha, asymptotically.
 
     Args:
