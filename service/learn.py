@@ -15,6 +15,7 @@ from bandit.raters import Standing
 from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, Reward
 from service import calibrations, store
 from service.raters import Raters
+from service.traffic import Rollup
 
 Status = Literal["recorded", "unchanged", "replaced", "unknown_decision", "too_late", "other_key"]
 
@@ -60,14 +61,19 @@ _SAID = ("value", "weight", "channel", "comment", "detail")
 
 
 def record(
-    connection: Connection, measurements: Sequence[Measurement], *, window_s: float, now: float
+    connection: Connection,
+    measurements: Sequence[Measurement],
+    *,
+    window_s: float,
+    now: float,
+    rollup: Rollup | None = None,
 ) -> tuple[list[Outcome], dict[CellKey, Counts]]:
     """Store measurements and add them to their cells; the same again changes nothing, a changed mind replaces.
 
     Returns an outcome for each measurement, in order, and what was added to which cell. Decisions older than
     `window_s` take no more rewards. What is over a user's limit is stored with weight 0. `now` is the time of the
     transaction: other processes look for what changed by it, so it must not be that of the measurement, which may have
-    waited.
+    waited. Ratings are counted in `rollup`, which the caller writes; without one, here.
 
     Raises:
         IntegrityError: another process stored one of them at the same moment; the transaction must be repeated.
@@ -81,6 +87,7 @@ def record(
     influence = calibrations.Influence(connection)
     raters = Raters(connection, (m.user for m in accepted if _is_of_a_user(m)))
     deltas: dict[CellKey, Counts] = {}
+    traffic = Rollup() if rollup is None else rollup
     outcomes = []
     for measurement, refusal in zip(measurements, refusals, strict=True):
         decision = found.get(measurement.decision_id)
@@ -96,6 +103,7 @@ def record(
                 if old is not None:
                     _add(deltas, _cell(old), Counts().minus(_counts(old)))
                 _add(deltas, _cell(new), _counts(new))
+                traffic.rated(decision, old, new)
                 current[measurement.key] = new
         outcomes.append(_outcome(measurement, status, decision, raters))
 
@@ -105,6 +113,8 @@ def record(
     pairs = calibrations.difference(calibrations.pairs_in(current.values()), calibrations.pairs_in(stored.values()))
     calibrations.add(connection, pairs, now)
     raters.add(current.values(), stored.values(), now)
+    if rollup is None:
+        traffic.write(connection)
     return outcomes, deltas
 
 

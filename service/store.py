@@ -80,13 +80,13 @@ def slices(values: Sequence[Any]) -> Iterable[list[Any]]:
 
 
 def insert_decisions(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
-    """Store decisions. A row whose id is stored already is left as it is, so a repeated insert does no harm."""
-    connection.execute(_insert_or_ignore(decisions, connection.dialect.name), list(rows))
+    """Store new decisions; an IntegrityError is raised when one of them is stored already."""
+    connection.execute(insert(decisions), list(rows))
 
 
 def insert_attempts(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
-    """Store calls to providers; those stored already are left as they are."""
-    connection.execute(_insert_or_ignore(attempts, connection.dialect.name), list(rows))
+    """Store new calls to providers; an IntegrityError is raised when one is stored already, or its decision is not."""
+    connection.execute(insert(attempts), list(rows))
 
 
 def insert_prompts(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
@@ -208,6 +208,8 @@ class Rateable(NamedTuple):
     arm: str
     task_type: TaskType
     tier: PromptTier
+    policy: str
+    method: str
 
 
 _decisions_by_id = select(
@@ -218,6 +220,8 @@ _decisions_by_id = select(
     func.coalesce(decisions.c.served_arm, decisions.c.arm),
     decisions.c.task_type,
     decisions.c.tier,
+    decisions.c.policy,
+    decisions.c.method,
 ).where(decisions.c.id.in_(bindparam("ids", expanding=True)))
 _rewards_said = (
     select(rewards)

@@ -100,6 +100,10 @@ def decision_row() -> Callable[..., dict[str, object]]:
             "session": "",
             "user": "",
             "detail": "{}",
+            "explored": None,
+            "experiment": None,
+            "variant": None,
+            "unit": None,
         }
         assert said.keys() <= row.keys()
         return {**row, **said}

@@ -81,7 +81,7 @@ def _fill() -> None:
         added = ", ".join(f"{name} = traffic.{name} + excluded.{name}" for name in names)
         words = (
             f"INTO traffic ({', '.join((*_KEY, *names))})",
-            f"SELECT {hour}, d.policy, d.method, {arm}, d.task_type, {sums} FROM {rows} WHERE 1 = 1",
+            f"SELECT {hour}, d.policy, d.method, {arm}, d.task_type, {sums} FROM {rows} WHERE 1 = 1",  # noqa: S608
             f"GROUP BY 1, 2, 3, 4, 5 ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {added}",
         )
         op.get_bind().execute(sa.text(" ".join(("INSERT", *words))), bounds if values is called else {})

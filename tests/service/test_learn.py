@@ -161,9 +161,9 @@ def test_cells_are_the_fold_of_rewards_after_any_sequence(database_url, decision
     async def run():
         database = Database(database_url, 1)
         try:
-            await database.write(
-                lambda connection: store.insert_decisions(connection, [decision_row("d"), decision_row("e")])
-            )
+            if await database.read(store.decision, "d") is None:
+                rows = [decision_row("d"), decision_row("e")]
+                await database.write(lambda connection: store.insert_decisions(connection, rows))
             known: dict[CellKey, Counts] = await database.read(store.cells_from_hour, 0)
             for batch in batches:
                 _, deltas = await learned(database, *batch)

@@ -24,7 +24,8 @@ async def test_a_decision_comes_back_as_it_went_in(database, decision_row):
 
 async def test_a_decision_written_twice_stays_as_it_was(database, decision_row):
     await database.write(lambda connection: store.insert_decisions(connection, [decision_row("d", arm="small")]))
-    await database.write(lambda connection: store.insert_decisions(connection, [decision_row("d", arm="large")]))
+    with pytest.raises(IntegrityError):
+        await database.write(lambda connection: store.insert_decisions(connection, [decision_row("d", arm="large")]))
     assert (await database.read(store.decision, "d"))["arm"] == "small"
 
 
