@@ -22,7 +22,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from service import store
 from service.accounts import prune_accounts
 from service.alarms import restarts
-from service.api import alarms, budgets, chat, controls, feedback, heuristics, owner, routing
+from service.api import alarms, budgets, chat, controls, experiments, feedback, heuristics, owner, routing
 from service.api.dashboard import dashboard_handlers
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
@@ -48,6 +48,7 @@ from service.parts import Parts
 from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
+from service.traffic import prune as prune_traffic
 from service.watching import send_alarms, watch
 
 log = logging.getLogger("armwise")
@@ -84,6 +85,10 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             controls.controls,
             controls.tell_control,
             budgets.budgets,
+            experiments.experiments,
+            experiments.experiment,
+            experiments.create_experiment,
+            experiments.step_experiment,
             *docs_handlers(),
             *dashboard_handlers(),
         ],
@@ -243,6 +248,8 @@ async def _prune(parts: Parts) -> None:
             while await parts.writer.call(partial(store.prune, before=decided)):
                 pass
             while await parts.writer.call(partial(store.prune_prompts, before=prompted)):
+                pass
+            while await parts.writer.call(partial(prune_traffic, before=decided)):
                 pass
             await parts.writer.call(partial(prune_answers, before=decided))
             await parts.writer.call(partial(prune_accounts, before=decided))

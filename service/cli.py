@@ -11,6 +11,7 @@ import click
 from service.classifier_cli import classifier, classify
 from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
+from service.experiment_cli import experiment
 from service.posterior_cli import posterior
 from service.prior_cli import prior
 from service.quiz_cli import quiz
@@ -59,6 +60,7 @@ main.add_command(prior)
 main.add_command(quiz)
 main.add_command(posterior)
 main.add_command(evaluate)
+main.add_command(experiment)
 main.add_command(replay)
 main.add_command(report)
 
@@ -145,20 +147,24 @@ def migrate(config: Path | None) -> None:
 @main.command()
 @config_option
 def rebuild(config: Path | None) -> None:
-    """Fold all rewards again into the posterior cells, and say what differed."""
+    """Fold all rewards again into the posterior cells, and the log into its sums by hour; say what differed."""
     import time
+    from functools import partial
 
-    from service import calibrations, raters, store
+    from service import calibrations, raters, store, traffic, traffic_log
     from service.options import look
 
     settings = read(config)
     wrong, pairs = look(settings, store.compare_fold), look(settings, calibrations.missing)
     opinions = look(settings, raters.missing)
+    kept_from = time.time() - 86_400.0 * settings.retention.decisions_days
+    counted = look(settings, partial(traffic_log.missing, since=kept_from))
 
     def correct(connection: "Connection") -> None:
         store.correct_cells(connection, wrong, time.time())
         calibrations.add(connection, pairs, time.time())
         raters.add(connection, opinions)
+        traffic.add(connection, counted)
 
     with_database(config, correct)
     click.echo(f"Rebuilt. {len(wrong)} cells had differed from the rewards.")
@@ -166,6 +172,8 @@ def rebuild(config: Path | None) -> None:
         click.echo(f"{len(pairs)} calibrations had differed, too.")
     if opinions:
         click.echo(f"{len(opinions)} sums of what users say had differed, too.")
+    if counted:
+        click.echo(f"{len(counted)} sums of an hour's traffic had differed, too.")
 
 
 @main.group()
