@@ -314,13 +314,16 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
         mean, sd = self.predicted(profile, arms, beliefs)
         usage = [beliefs.usage(arm.name, profile.task_type) for arm in arms]
         costs = np.array([expected_cost(arm, profile, one.output_tokens) for arm, one in zip(arms, usage, strict=True)])
+        known = beliefs.regressions
+        new = np.array([arm.name in known and known[arm.name].new for arm in arms])
         if self.objective == "floor":
-            return cheapest(mean, sd, costs, self.within, 1.0 - self.certainty, self.floor)
+            doubt = 1.0 - self.certainty
+            return cheapest(
+                mean, sd, costs, new, within=self.within, doubt=doubt, floor=self.floor, nursery=self.nursery
+            )
         late = np.array([one.late for one in usage])
         utility = mean - (self.cost_weight + terms.usd_price) * costs - terms.late_price * late
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, costs).tolist())
-        known = beliefs.regressions
-        new = np.array([arm.name in known and known[arm.name].new for arm in arms])
         return weigh(
             mean,
             sd,

@@ -150,7 +150,7 @@ class PooledThompson(Policy, frozen=True, tag="pooled_thompson"):
             return _chances(cell, (), (), (), self.exploration, self.nursery, self.guard(arms))
         costs = _costs(profile, arms, cell)
         if self.objective == "floor":
-            return _cheapest(cell, costs, self.within, 1.0 - self.certainty, self.exploration)
+            return _cheapest(cell, costs, self.within, 1.0 - self.certainty, self.floor, self.nursery)
         shift = tuple([price * cost + terms.late_price * one.late for cost, one in zip(costs, cell, strict=True)])
         room = () if terms.room_usd is None else tuple(affordable_within(terms.room_usd, np.array(costs)).tolist())
         thrift = thrift_of(costs, terms)
@@ -207,10 +207,16 @@ def _chances(
 
 @lru_cache(maxsize=8192)
 def _cheapest(
-    cell: tuple[Estimate, ...], costs: tuple[float, ...], within: float, doubt: float, exploration: Exploration
+    cell: tuple[Estimate, ...],
+    costs: tuple[float, ...],
+    within: float,
+    doubt: float,
+    floor: float,
+    nursery: float,
 ) -> Probabilities:
     """The cheapest arm that is good enough, and the floor for the others; remembered, and cannot be written to."""
     mean, sd = np.array([one.mean for one in cell]), np.array([one.sd for one in cell])
-    found = cheapest(mean, sd, np.array(costs), within, doubt, exploration.floor)
+    new = np.array([one.new for one in cell])
+    found = cheapest(mean, sd, np.array(costs), new, within=within, doubt=doubt, floor=floor, nursery=nursery)
     found.setflags(write=False)
     return found

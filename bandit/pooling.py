@@ -46,7 +46,7 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 # Of cells, shared by all arms: everywhere, by task, between tiers, by cell. Small everywhere: where arms fall short of
 # their prior means, those not yet tried are expected to keep theirs until they were. So a wrong order is found out.
-DIFFICULTY = Spread(arm=0.0005, task=0.005, tier=0.02, cell=0.002)
+DIFFICULTY = Spread(arm=0.0005, task=0.02, tier=0.02, cell=0.002)
 
 
 class Sums(NamedTuple):

@@ -97,10 +97,7 @@ def weigh(  # noqa: PLR0913 - what a decision weighs
         found = _spread(found, affordable, exploration.floor, part)
     if guard is not None and guarded and guard.credit < 1.0:
         found = within_credit(found, mean, sd, guard.baseline, guard.credit)
-    nursed = new & affordable
-    if nursed.any() and not nursed.all():
-        found = _spread(found, nursed, nursery, part)
-    return found
+    return _nursed(found, new & affordable, nursery, part)
 
 
 def newcomers(history: History, nursery_labels: float) -> list[bool]:
@@ -149,14 +146,29 @@ def thrift_of(costs: Sequence[float], terms: Terms) -> tuple[float, ...]:
     return tuple([min(1.0, terms.budget_usd / max(cost, _LEAST_USD)) for cost in costs])
 
 
+def _nursed(drawn: Array, new: NDArray[np.bool_], nursery: float, part: Array) -> Array:
+    """New arms get their share, so that they become known; all new is none new."""
+    return _spread(drawn, new, nursery, part) if new.any() and not new.all() else drawn
+
+
 def _spread(drawn: Array, among: NDArray[np.bool_], share: float, part: Array) -> Array:
     """Give `share` of the traffic evenly to some arms; each takes only its part of it."""
     given = among * share / among.sum() * part
     return np.asarray((1.0 - given.sum()) * drawn + given)
 
 
-def cheapest(mean: Array, sd: Array, costs: Array, within: float, doubt: float, floor: float) -> Array:
-    """All but the floor on the cheapest arm that is good enough: shape (n_arms,)."""
+def cheapest(  # noqa: PLR0913 - what a decision weighs
+    mean: Array,
+    sd: Array,
+    costs: Array,
+    new: NDArray[np.bool_],
+    *,
+    within: float,
+    doubt: float,
+    floor: float,
+    nursery: float,
+) -> Array:
+    """All but the floor on the cheapest arm that is good enough, new arms in the nursery: shape (n_arms,)."""
     found = np.full(len(mean), floor / len(mean))
     found[cheapest_good_enough(mean, sd, costs, within, doubt)] += 1.0 - floor
-    return found
+    return _nursed(found, new, nursery, np.ones(len(mean)))

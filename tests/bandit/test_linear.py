@@ -347,6 +347,18 @@ def test_the_cheapest_that_is_as_good_is_drawn():
     assert found == pytest.approx([0.01, 0.01, 0.98])
 
 
+@pytest.mark.parametrize("kind", [LinearThompson, PooledThompson])
+def test_a_new_arm_is_nursed_where_the_cheapest_serves(kind):
+    policy = kind(name="p", objective="floor", floor=0.0, nursery=0.2)
+    known = {"a": (0.9, False), "b": (0.9, False), "c": (0.2, True)}
+    estimates = {name: Estimate(mean, 0.001, 100.0, 0.0, new) for name, (mean, new) in known.items()}
+    held = believing({name: mean for name, (mean, _) in known.items()}, [0.001] * 3)
+    regressions = {name: msgspec.structs.replace(one, new=known[name][1]) for name, one in held.regressions.items()}
+    found = policy.probabilities(prompt(), THREE, Beliefs("v", {}, estimates, regressions))
+    assert found[2] == pytest.approx(0.2)
+    assert max(found) == pytest.approx(0.8)
+
+
 def test_an_arm_that_came_later_is_new_until_enough_is_known_of_it():
     """Both have few labels; the one that was there from the beginning is not new."""
     policy = LinearThompson(name="l", floor=0.0, nursery=0.2)

@@ -180,6 +180,14 @@ def openai_model(**said):
         ),
         (openai_model(headers={"X-Title": "a\nb"}), "`models[0].headers.X-Title` must be one line"),
         ("policies = []", "`policies` is empty"),
+        (
+            '[[policies]]\nname = "p"\nkind = "pooled_thompson"\nobjective = "floor"\nbaseline = "large"',
+            '`policies[0].baseline` has no effect with `objective = "floor"`',
+        ),
+        (
+            '[[policies]]\nname = "l"\nkind = "linear_thompson"\nobjective = "floor"\nlate_after_s = 2.0',
+            '`policies[0].late_after_s` has no effect with `objective = "floor"`',
+        ),
         (NUMBERS + NUMBERS, "`policies` has 2 entries named `thompson`: names must differ"),
         (NUMBERS + "floor = -0.1", "`policies[0].floor` must be between 0 and 1, found -0.1"),
         (NUMBERS + "prior_strength = 0", "`policies[0].prior_strength` must be more than 0, found 0"),
