@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 import aiohttp
 import msgspec
@@ -32,32 +32,35 @@ class Webhook:
         self._counted = counted
         self._limit = aiohttp.ClientTimeout(total=limit_s)
         self._pauses_s = (0.0, *pauses_s)
-        self._waiting: asyncio.Queue[tuple[str, AlarmRow]] = asyncio.Queue(_MOST_WAITING)
+        self._waiting: asyncio.Queue[tuple[str, str, bytes]] = asyncio.Queue(_MOST_WAITING)
 
     def put(self, variable: str, row: AlarmRow) -> None:
         """Send a change later, to the address in this environment variable."""
+        self.tell(variable, row.id, {"text": sentence(row), "alarm": public(row)})
+
+    def tell(self, variable: str, what: str, content: Mapping[str, Any]) -> None:
+        """Send anything later; the log calls it `what`."""
         try:
-            self._waiting.put_nowait((variable, row))
+            self._waiting.put_nowait((variable, what, msgspec.json.encode(content)))
         except asyncio.QueueFull:
-            log.error("the webhook is not told of %s: %d others wait for it already", row.id, _MOST_WAITING)  # noqa: TRY400 - nothing failed here
+            log.error("the webhook is not told of %s: %d others wait for it already", what, _MOST_WAITING)  # noqa: TRY400 - nothing failed here
             self._counted("dropped")
 
     async def run(self) -> None:
         """Send what waits, for ever."""
         while True:
-            variable, row = await self._waiting.get()
+            variable, what, body = await self._waiting.get()
             try:
-                self._counted(await self._send(variable, row))
+                self._counted(await self._send(variable, what, body))
             except Exception:  # the next one is sent all the same
-                log.exception("the webhook could not be told of %s", row.id)
+                log.exception("the webhook could not be told of %s", what)
                 self._counted("failed")
 
-    async def _send(self, variable: str, row: AlarmRow) -> Sent:
+    async def _send(self, variable: str, what: str, body: bytes) -> Sent:
         url = os.environ.get(variable)
         if not url:
-            log.error("the webhook is not told of %s: set the environment variable %s", row.id, variable)
+            log.error("the webhook is not told of %s: set the environment variable %s", what, variable)
             return "failed"
-        body = msgspec.json.encode({"text": sentence(row), "alarm": public(row)})
         fault = ""
         for pause_s in self._pauses_s:
             await asyncio.sleep(pause_s)
@@ -65,7 +68,7 @@ class Webhook:
             if not fault:
                 return "sent"
         log.error(
-            "the webhook was not told of %s: %d tries, the last one ended with %s", row.id, len(self._pauses_s), fault
+            "the webhook was not told of %s: %d tries, the last one ended with %s", what, len(self._pauses_s), fault
         )
         return "failed"
 
