@@ -109,7 +109,7 @@ def _funded(kept: Sequence[Experiment]) -> dict[str, Funded]:
     return found
 
 
-def believed_at_start(one: Experiment, setup: Setup, knowledge: Knowledge) -> Begun:
+def believed_at_start(one: Experiment, knowledge: Knowledge) -> Begun:
     """What the policies of an experiment's variants believe at this moment, when it is to stay so."""
     if one.design.mode != "frozen" or one.started_at is not None:
         return Begun()

@@ -227,6 +227,19 @@ def take(connection: Connection, name: str, asked: Asked, begun: Begun, who: str
     return _add(connection, name, asked.action, who, at, asked.note, told)
 
 
+def step(
+    connection: Connection,
+    name: str,
+    action: Literal["pause", "stop", "archive"],
+    who: str,
+    at: float,
+    *,
+    note: str = "",
+) -> Step:
+    """Take an experiment one step on that needs no more than its name; as `take`."""
+    return take(connection, name, Asked(action=action, note=note), Begun(), who, at)
+
+
 def check(one: Experiment, asked: Asked) -> None:
     """Stop a step that cannot follow.
 
@@ -306,6 +319,38 @@ def public(one: Experiment) -> dict[str, Any]:
         "stopped_at": one.stopped_at,
         "decided": decided,
     }
+
+
+def told(done: Step, one: Experiment, default_policy: str) -> str:
+    """What a step did, in a sentence. `one` is the experiment after it."""
+    if done.action == "archive":
+        shipped = one.decided is not None and one.decided.ship and one.design.variant(one.decided.ship).policy
+        if shipped and shipped != default_policy:
+            return (
+                f"`{one.name}` is archived, and what it shipped ends: the settings' policy {default_policy} serves, not "
+                f"{shipped}. Set routing.policy to {shipped} if it is to stay."
+            )
+        return f"`{one.name}` is archived."
+    if done.action == "decide" and one.decided is not None:
+        kept = {
+            "merge": " What its variants learned counts in common.",
+            "drop": " What its variants learned is dropped.",
+        }
+        learning = kept[one.decided.learning] if one.design.mode == "own" else ""
+        if not one.decided.ship:
+            return f"`{one.name}` is decided: the policy of the settings goes on.{learning}"
+        policy = one.design.variant(one.decided.ship).policy
+        return (
+            f"`{one.name}` is decided: {policy} serves its population from now on.{learning} Set routing.policy to it "
+            "before you archive the experiment."
+        )
+    words = {
+        "create": "is created. Nobody is in it before it is started.",
+        "start": f"runs: units are {one.design.unit}s, posteriors are {one.design.mode}.",
+        "pause": "is paused: the policy of the settings serves. It keeps its population and may be started again.",
+        "stop": "is stopped: the policy of the settings serves. Decide it when the report is complete.",
+    }
+    return f"`{one.name}` {words[done.action]}"
 
 
 def public_step(row: Step) -> dict[str, Any]:
