@@ -25,11 +25,12 @@ function placed(label, options, data) {
   return holder;
 }
 
-function axes(valueLabel, values, time) {
-  const style = () => ({ stroke: themed("text"), grid: { stroke: themed("line"), width: 1 }, ticks: { stroke: themed("line") } });
+function axes(valueLabel, format, { time }) {
+  const line = themed("line");
+  const style = { stroke: themed("text"), grid: { stroke: line, width: 1 }, ticks: { stroke: line } };
   return [
-    { ...style(), ...(time ? {} : { label: time === false ? undefined : time }), size: 34 },
-    { ...style(), label: valueLabel, values: (_, found) => found.map(values), size: 62, labelSize: 20 },
+    { ...style, size: time ? 52 : 34 }, // times have their date below them
+    { ...style, label: valueLabel, values: (_, found) => found.map(format), size: 62, labelSize: 20 },
   ];
 }
 
@@ -42,7 +43,7 @@ export function lines(label, at, series, { valueLabel, format = String, range, b
       legend: { show: true, live: at.length > 1 },
       cursor: { y: false, drag: { x: false, y: false } },
       scales: { x: { time }, y: range ? { range } : {} },
-      axes: axes(valueLabel, format, time),
+      axes: axes(valueLabel, format, { time }),
       bands: bands.map(([upper, lower, colour]) => ({ series: [upper + 1, lower + 1], fill: `${colour}33` })),
       series: [
         time ? {} : { label: "at", value: (_, value) => (value === null ? "–" : value.toFixed(2)) },
@@ -88,7 +89,7 @@ export function stacked(label, at, series, { valueLabel, format, range }) {
       legend: { show: true, live: true, markers: { fill: (_, place) => drawn[place - 1]?.fill ?? "transparent" } },
       cursor: { y: false, drag: { x: false, y: false } },
       scales: { x: { range: [at[0] - step / 2, at[at.length - 1] + step / 2] }, y: { range } },
-      axes: axes(valueLabel, format, true),
+      axes: axes(valueLabel, format, { time: true }),
       series: [{}, ...drawn.map(({ sums: _, ...rest }) => rest)],
     },
     [at, ...drawn.map((one) => one.sums)],

@@ -9,7 +9,9 @@ function filled(element, attributes, children) {
     else if (name === "style") for (const [rule, to] of Object.entries(value)) element.style.setProperty(rule, to);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
+  element.append(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false),
+  );
   return element;
 }
 
@@ -37,7 +39,11 @@ export function table(caption, columns, rows) {
       {},
       h("caption", { class: "unseen" }, caption),
       h("thead", {}, h("tr", {}, columns.map(heading))),
-      h("tbody", {}, rows.map((row) => h("tr", {}, row.map(cell)))),
+      h(
+        "tbody",
+        {},
+        rows.map((row) => h("tr", {}, row.map(cell))),
+      ),
     ),
   );
 }

@@ -10,8 +10,17 @@ export function samplesOf(text, name) {
     const close = rest.startsWith("{") ? rest.lastIndexOf("}") : -1;
     if (close < 0 && !rest.startsWith(" ")) continue; // a longer name
     const labels = {};
-    for (const [, label, value] of rest.slice(0, close + 1).matchAll(LABEL)) labels[label] = value.replace(/\\(.)/g, (_, c) => (c === "n" ? "\n" : c));
-    found.push({ labels, value: Number(rest.slice(close + 1).trim().split(" ")[0]) });
+    for (const [, label, value] of rest.slice(0, close + 1).matchAll(LABEL))
+      labels[label] = value.replace(/\\(.)/g, (_, c) => (c === "n" ? "\n" : c));
+    found.push({
+      labels,
+      value: Number(
+        rest
+          .slice(close + 1)
+          .trim()
+          .split(" ")[0],
+      ),
+    });
   }
   return found;
 }

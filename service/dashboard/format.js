@@ -4,9 +4,11 @@ const known = (value) => typeof value === "number" && Number.isFinite(value);
 const short = new Intl.NumberFormat("en", { maximumFractionDigits: 1, notation: "compact" });
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 
-export const count = (value) => (!known(value) ? "–" : Math.abs(value) < 100_000 ? whole.format(value) : short.format(value));
+export const count = (value) =>
+  !known(value) ? "–" : Math.abs(value) < 100_000 ? whole.format(value) : short.format(value);
 export const fixed = (value, digits = 3) => (known(value) ? value.toFixed(digits) : "–");
-export const signed = (value, digits = 3) => (known(value) ? (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(digits) : "–");
+export const signed = (value, digits = 3) =>
+  known(value) ? (value >= 0 ? "+" : "−") + Math.abs(value).toFixed(digits) : "–";
 
 export function percent(value) {
   if (!known(value)) return "–";
@@ -19,11 +21,13 @@ export function usd(value) {
   if (value === 0) return "$0";
   const size = Math.abs(value);
   const digits = size >= 100 ? 0 : size >= 1 ? 2 : Math.min(8, 1 - Math.floor(Math.log10(size)) + 1);
-  return `${value < 0 ? "−" : ""}$${size.toFixed(digits)}`;
+  const figures = size.toFixed(digits).replace(/(\.\d\d+?)0+$/, "$1");
+  return `${value < 0 ? "−" : ""}$${figures}`;
 }
 
 export function seconds(value) {
   if (!known(value)) return "–";
+  if (value > 0 && value < 0.002) return `${(value * 1000).toFixed(2)} ms`;
   if (value < 1) return `${whole.format(value * 1000)} ms`;
   if (value < 90) return `${value.toFixed(1)} s`;
   if (value < 5400) return `${whole.format(value / 60)} min`;

@@ -41,7 +41,9 @@ export class Frame {
       const data = await this.panel.load(this.range());
       if (turn !== this.turn) return;
       const why = this.panel.empty?.(data) ?? null;
-      found = why ? ["empty", [h("p", { class: "message" }, why)]] : ["shown", this.panel.draw(data, this.range(), () => this.reload())];
+      found = why
+        ? ["empty", [h("p", { class: "message" }, why)]]
+        : ["shown", this.panel.draw(data, this.range(), () => this.reload())];
     } catch (error) {
       if (turn !== this.turn) return;
       found = ["failed", [this.failed(error)]];

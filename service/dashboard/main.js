@@ -20,8 +20,20 @@ import totals from "./panels/totals.js";
 import worth from "./panels/worth.js";
 
 const PANELS = [
-  totals, shares, posteriors, money, worth, budget, feedback, reliability, drift, heuristics, experiments, decisions,
-  playground, controls,
+  totals,
+  shares,
+  posteriors,
+  money,
+  worth,
+  budget,
+  feedback,
+  reliability,
+  drift,
+  heuristics,
+  experiments,
+  decisions,
+  playground,
+  controls,
 ];
 const RANGES = [
   { name: "the last 24 hours", since: "24h", step: 3_600, days: 1 },

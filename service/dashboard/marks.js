@@ -1,11 +1,18 @@
 // Pictures of a few numbers: intervals, bars, points with two intervals, and what happened when.
 
 import { h, s } from "./dom.js";
-import { themed } from "./palette.js";
+import { colourOf, themed } from "./palette.js";
 
 const at = (share) => `${(100 * Math.min(Math.max(share, 0), 1)).toFixed(2)}%`;
 
-export const dot = (colour) => h("span", { class: "dot", style: { background: colour }, "aria-hidden": "true" });
+// A model's name beside its colour.
+export const modelMark = (name) =>
+  h(
+    "span",
+    { class: "model" },
+    h("span", { class: "dot", style: { background: colourOf(name) }, "aria-hidden": "true" }),
+    name,
+  );
 
 // An interval on a scale from `least` to `most`, with its middle.
 export function intervalMark(low, middle, high, colour, [least, most] = [0, 1]) {
@@ -42,7 +49,8 @@ function niceTicks(least, most, wanted) {
 function powers(least, most, wanted) {
   const within = (steps) => {
     const ticks = [];
-    for (let power = Math.floor(least); power <= most; power += 1) ticks.push(...steps.map((step) => step * 10 ** power));
+    for (let power = Math.floor(least); power <= most; power += 1)
+      ticks.push(...steps.map((step) => step * 10 ** power));
     return ticks.filter((tick) => tick >= 10 ** least && tick <= 10 ** most);
   };
   const fine = within([1, 2, 5]);
@@ -70,10 +78,16 @@ export function scatter(label, points, { xLabel, yLabel, xFormat, yFormat }) {
     const line = (x1, y1, x2, y2, stroke, size = 1) => s("line", { x1, y1, x2, y2, stroke, "stroke-width": size });
     const parts = [];
     for (const tick of niceTicks(low, high, 5)) {
-      parts.push(line(left, py(tick), width - right, py(tick), themed("line")), text(yFormat(tick), left - 6, py(tick) + 4, "end"));
+      parts.push(
+        line(left, py(tick), width - right, py(tick), themed("line")),
+        text(yFormat(tick), left - 6, py(tick) + 4, "end"),
+      );
     }
     for (const tick of xTicks) {
-      parts.push(line(px(tick), top, px(tick), height - bottom, themed("line")), text(xFormat(tick), px(tick), height - bottom + 16, "middle"));
+      parts.push(
+        line(px(tick), top, px(tick), height - bottom, themed("line")),
+        text(xFormat(tick), px(tick), height - bottom + 16, "middle"),
+      );
     }
     parts.push(text(xLabel, (left + width - right) / 2, height - 8, "middle"), text(yLabel, 4, top, "start"));
     for (const point of points) {
@@ -85,7 +99,9 @@ export function scatter(label, points, { xLabel, yLabel, xFormat, yFormat }) {
         text(point.name, x + (atRight ? -10 : 10), y - 8, atRight ? "end" : "start"),
       );
     }
-    holder.replaceChildren(s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, parts));
+    holder.replaceChildren(
+      s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, parts),
+    );
   };
   let drawnWidth = 0;
   const watcher = new ResizeObserver(() => {
@@ -115,7 +131,11 @@ export function timeline(label, events, since, until) {
           .map((event) =>
             h(
               "span",
-              { class: "event", style: { left: at((event.at - since) / (until - since || 1)), color: event.colour }, title: event.text },
+              {
+                class: "event",
+                style: { left: at((event.at - since) / (until - since || 1)), color: event.colour },
+                title: event.text,
+              },
               event.sign,
             ),
           ),

@@ -30,7 +30,9 @@ export default {
   load: () => getIfThere("/v1/budgets"),
   empty(found) {
     if (!found) return "This version tells nothing about budgets.";
-    return found.budgets.length ? null : 'No budget is set: objective = "budget" in a policy keeps it to dollars per request or day.';
+    return found.budgets.length
+      ? null
+      : 'No budget is set: objective = "budget" in a policy keeps it to dollars per request or day.';
   },
   draw: ({ budgets }) => budgets.map(standing),
 };

@@ -13,7 +13,10 @@ const DOES = {
 };
 
 function learning({ models, tasks }, reload) {
-  const what = choice("Action", Object.keys(DOES).map((name) => option(name, name)));
+  const what = choice(
+    "Action",
+    Object.keys(DOES).map((name) => option(name, name)),
+  );
   const model = choice("Model", [option("", "all models"), ...models.map((name) => option(name, name))]);
   const task = choice("Task type", [option("", "all task types"), ...tasks.map((name) => option(name, name))]);
   const to = h("input", { type: "datetime-local" });
@@ -50,7 +53,9 @@ const killSwitch = (off, reload) =>
   action(off ? "Switch learned decisions on" : "Switch learned decisions off", {
     what: () => (off ? "Switch learned decisions on again?" : "Switch all learned decisions off?"),
     consequence: () =>
-      off ? "The policy of the settings decides again." : "The safe policy decides every request until you switch them on again.",
+      off
+        ? "The policy of the settings decides again."
+        : "The safe policy decides every request until you switch them on again.",
     danger: !off,
     note: true,
     run: (note) => post("/v1/controls", { action: off ? "on" : "off", note }),
@@ -74,14 +79,25 @@ export default {
     h("h3", {}, "Learning"),
     learning(found, reload),
     found.held.length
-      ? table("Held posteriors", ["model", "task type", "control"], found.held.slice(0, 50).map((cell) => [cell.model, cell.task_type, cell.control]))
+      ? table(
+          "Held posteriors",
+          ["model", "task type", "control"],
+          found.held.slice(0, 50).map((cell) => [cell.model, cell.task_type, cell.control]),
+        )
       : h("p", { class: "hint" }, "Nothing is held."),
     found.held.length > 50 ? h("p", { class: "hint" }, `And ${count(found.held.length - 50)} more.`) : null,
     found.controls.length
       ? table(
           "What was ever switched, newest first",
           ["when", "what", "model", "task type", "by", "note"],
-          found.controls.map((one) => [time(one.at), one.action, one.model ?? "all", one.task_type ?? "all", one.who, one.note || "–"]),
+          found.controls.map((one) => [
+            time(one.at),
+            one.action,
+            one.model ?? "all",
+            one.task_type ?? "all",
+            one.who,
+            one.note || "–",
+          ]),
         )
       : null,
   ],

@@ -3,8 +3,7 @@
 import { getIfThere } from "../api.js";
 import { h, table } from "../dom.js";
 import { fixed, time, usd } from "../format.js";
-import { dot } from "../marks.js";
-import { colourOf } from "../palette.js";
+import { modelMark } from "../marks.js";
 import { explained } from "./explained.js";
 
 const PAGE = 20;
@@ -22,7 +21,13 @@ export async function explain(id) {
   }
 }
 
-const field = (name, label, hint) => h("label", { class: "field" }, h("span", {}, label), h("input", { name, type: "search", placeholder: hint, autocomplete: "off" }));
+const field = (name, label, hint) =>
+  h(
+    "label",
+    { class: "field" },
+    h("span", {}, label),
+    h("input", { name, type: "search", placeholder: hint, autocomplete: "off" }),
+  );
 
 function tools(reload) {
   const form = h(
@@ -45,8 +50,12 @@ function tools(reload) {
 }
 
 const row = (one) => [
-  h("button", { type: "button", class: "link", onclick: () => explain(one.id), "aria-label": `Explain ${one.id}` }, time(one.timestamp ?? one.created_at)),
-  h("span", {}, dot(colourOf(one.model)), one.model),
+  h(
+    "button",
+    { type: "button", class: "link", onclick: () => explain(one.id), "aria-label": `Explain ${one.id}` },
+    time(one.timestamp ?? one.created_at),
+  ),
+  modelMark(one.model),
   one.task_type,
   one.method,
   fixed(one.propensity, 3),
@@ -68,13 +77,18 @@ export default {
   },
   draw(found, _, reload) {
     const records = found.records ?? found.decisions;
-    if (!records) return [h("p", { class: "message" }, "This version lists no decisions; search one by its id."), detail];
+    if (!records)
+      return [h("p", { class: "message" }, "This version lists no decisions; search one by its id."), detail];
     if (!records.length) return [h("p", { class: "message" }, "No decision fits this search."), detail];
     const older = records.length === PAGE ? (found.next ?? records[records.length - 1].id) : null;
     const turn = (label, before) =>
       h("button", { type: "button", onclick: () => ((search.before = before), reload()) }, label);
     return [
-      table("Decisions, newest first", ["when", "model", "task type", "method", "probability#", "cost#", "rating#"], records.map(row)),
+      table(
+        "Decisions, newest first",
+        ["when", "model", "task type", "method", "probability#", "cost#", "rating#"],
+        records.map(row),
+      ),
       h("div", { class: "buttons" }, turn("Newest", ""), older ? turn("Older", older) : null),
       detail,
     ];

@@ -15,7 +15,9 @@ export default {
   everyS: 30,
   load: () => get("/v1/alarms", { limit: 100 }),
   empty: ({ alarms, suspected, canaries }) =>
-    alarms.length || suspected.length || canaries.length ? null : "No model was found to have changed, and no event was told.",
+    alarms.length || suspected.length || canaries.length
+      ? null
+      : "No model was found to have changed, and no event was told.",
   draw({ alarms, suspected, canaries }, range) {
     const until = Date.now() / 1000;
     const since = Math.min(until - range.days * 86_400, ...alarms.map((alarm) => alarm.at));
@@ -29,10 +31,25 @@ export default {
       suspected.length ? h("p", { class: "bad" }, "Suspected now: ", h("strong", {}, suspected.join(", "))) : null,
       alarms.length ? timeline(`${alarms.length} alarms and events by model`, events, since, until) : null,
       alarms.length
-        ? table("Alarms and events", ["model", "when", "what", "mean#", "task type", "note"], alarms.map((alarm) => [alarm.model, time(alarm.at), what(alarm), moved(alarm), alarm.task_type ?? "all", alarm.note || "–"]))
+        ? table(
+            "Alarms and events",
+            ["model", "when", "what", "mean#", "task type", "note"],
+            alarms.map((alarm) => [
+              alarm.model,
+              time(alarm.at),
+              what(alarm),
+              moved(alarm),
+              alarm.task_type ?? "all",
+              alarm.note || "–",
+            ]),
+          )
         : null,
       canaries.length
-        ? table("Newest answers to canaries", ["model", "canary", "when", "outcome"], canaries.map((one) => [one.model, one.canary, time(one.at), one.outcome]))
+        ? table(
+            "Newest answers to canaries",
+            ["model", "canary", "when", "outcome"],
+            canaries.map((one) => [one.model, one.canary, time(one.at), one.outcome]),
+          )
         : null,
     ];
   },

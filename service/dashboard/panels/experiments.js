@@ -20,7 +20,14 @@ function looks(name, found) {
   if (!rows.length) return h("p", { class: "hint" }, "No look was taken yet: units count once their window is over.");
   const column = (key) => rows.map((row) => row[key]);
   const last = rows[rows.length - 1];
-  const zero = { label: "no difference", values: rows.map(() => 0), colour: "#8C8C8C", dash: [2, 4], width: 1, bare: true };
+  const zero = {
+    label: "no difference",
+    values: rows.map(() => 0),
+    colour: "#8C8C8C",
+    dash: [2, 4],
+    width: 1,
+    bare: true,
+  };
   return [
     lines(
       `Difference to the control in ${name} over time, ${count(rows.length)} looks. Latest: ${signed(last.estimate)} ${interval(last.low, last.high, 3)} on ${count(last.units)} units.`,
@@ -63,13 +70,17 @@ export default {
   async load() {
     const found = await getIfThere("/v1/experiments");
     if (!found) return null;
-    const reports = found.experiments.map((one) => getIfThere(`/v1/experiments/${encodeURIComponent(one.name)}/report`));
+    const reports = found.experiments.map((one) =>
+      getIfThere(`/v1/experiments/${encodeURIComponent(one.name)}/report`),
+    );
     const told = await Promise.all(reports);
     return found.experiments.map((one, index) => ({ ...one, report: told[index] }));
   },
   empty(found) {
     if (!found) return "This version has no experiments.";
-    return found.length ? null : "No experiment was made. Make one with armwise experiment create, or POST /v1/experiments.";
+    return found.length
+      ? null
+      : "No experiment was made. Make one with armwise experiment create, or POST /v1/experiments.";
   },
   draw: (found, _, reload) =>
     found.map((one) =>

@@ -3,22 +3,38 @@
 import { get } from "../api.js";
 import { h, table } from "../dom.js";
 import { count, fixed, percent, seconds, time, usd } from "../format.js";
-import { bar, dot } from "../marks.js";
-import { colourOf } from "../palette.js";
+import { bar, modelMark } from "../marks.js";
+import { PLAIN, colourOf } from "../palette.js";
 
-const named = (model) => h("span", {}, dot(colourOf(model)), model);
+const NO_LIMITS = {
+  allow: "",
+  deny: "",
+  needs: "",
+  min_tier: "small",
+  max_cost_usd: "",
+  sensitive: false,
+  explore: true,
+};
 const step = (title, ...children) => h("li", {}, h("h4", {}, title), ...children);
 const words = (name) => name.replaceAll("_", " ");
 const facts = (rows) =>
   h(
     "dl",
     { class: "facts" },
-    rows.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
+    rows
+      .filter(([, value]) => value !== null && value !== undefined && value !== "")
+      .map(([name, value]) => h("div", {}, h("dt", {}, name), h("dd", {}, value))),
   );
 
 function features({ profile, classified, classify_s: classifyS, caller, limits }) {
-  const scores = Object.entries(profile.scores ?? {}).map(([name, value]) => [words(name), bar(value, colourOf("")), fixed(value, 2)]);
-  const wishes = Object.entries(limits ?? {}).filter(([, value]) => value !== null && value !== false && String(value) !== "");
+  const scores = Object.entries(profile.scores ?? {}).map(([name, value]) => [
+    words(name),
+    bar(value, PLAIN),
+    fixed(value, 2),
+  ]);
+  const wishes = Object.entries(limits ?? {}).filter(
+    ([name, value]) => String(value ?? "") !== String(NO_LIMITS[name]),
+  );
   return [
     facts([
       ["task type", profile.task_type],
@@ -32,28 +48,51 @@ function features({ profile, classified, classify_s: classifyS, caller, limits }
       ["session", caller?.session],
     ]),
     table("Features of the prompt", ["feature", "0 to 1", "value#"], scores),
-    wishes.length ? h("p", { class: "hint" }, `Limits: ${wishes.map(([name, value]) => `${words(name)} ${value}`).join("; ")}.`) : null,
+    wishes.length
+      ? h("p", { class: "hint" }, `Limits: ${wishes.map(([name, value]) => `${words(name)} ${value}`).join("; ")}.`)
+      : null,
   ];
 }
 
 function eligible({ choice, excluded }) {
   const reasons = Object.entries(excluded ?? {});
   return [
-    h("p", {}, "Could serve: ", choice.arms.map((model, index) => [index ? ", " : "", named(model)])),
-    reasons.length ? table("Excluded models", ["excluded", "why"], reasons.map(([model, why]) => [named(model), why])) : h("p", {}, "Nobody was excluded."),
+    h(
+      "p",
+      {},
+      "Could serve: ",
+      choice.arms.map((model, index) => [index ? ", " : "", modelMark(model)]),
+    ),
+    reasons.length
+      ? table(
+          "Excluded models",
+          ["excluded", "why"],
+          reasons.map(([model, why]) => [modelMark(model), why]),
+        )
+      : h("p", {}, "Nobody was excluded."),
   ];
 }
 
 function offers({ trade, choice }) {
   const terms = choice.terms ?? {};
-  const price = terms.usd_price ? `A dollar cost ${fixed(terms.usd_price, 2)} quality points.` : "Money had no price: the best quality wins.";
-  if (!trade?.length) return h("p", {}, "This policy does not weigh quality for money, or what it knew is no longer stored.");
+  const price = terms.usd_price
+    ? `A dollar cost ${fixed(terms.usd_price, 2)} quality points.`
+    : "Money had no price: the best quality wins.";
+  if (!trade?.length)
+    return h("p", {}, "This policy does not weigh quality for money, or what it knew is no longer stored.");
   return [
     h("p", {}, price),
     table(
       "What each model offered",
       ["model", "quality#", "±#", "cost#", "late#", "worth#"],
-      trade.map((row) => [named(row.arm), fixed(row.quality), fixed(row.sd), usd(row.cost_usd), percent(row.late), fixed(row.worth)]),
+      trade.map((row) => [
+        modelMark(row.arm),
+        fixed(row.quality),
+        fixed(row.sd),
+        usd(row.cost_usd),
+        percent(row.late),
+        fixed(row.worth),
+      ]),
     ),
   ];
 }
@@ -63,12 +102,17 @@ const draw = (told) => [
     "Probabilities",
     ["model", "0 to 1", "probability#"],
     told.choice.arms.map((model, index) => [
-      model === told.choice.arm ? h("strong", {}, named(model), " (drawn)") : named(model),
+      model === told.choice.arm ? h("strong", {}, modelMark(model), " (drawn)") : modelMark(model),
       bar(told.choice.probabilities[index], colourOf(model)),
       fixed(told.choice.probabilities[index], 4),
     ]),
   ),
-  h("p", {}, `Drawn with probability ${fixed(told.choice.propensity, 4)} by ${told.choice.policy} (${words(told.method)}). `, told.choice.reason),
+  h(
+    "p",
+    {},
+    `Drawn with probability ${fixed(told.choice.propensity, 4)} by ${told.choice.policy} (${words(told.method)}). `,
+    told.choice.reason,
+  ),
   facts([
     ["tried in this order", told.plan.join(" → ")],
     ["decided in", seconds(told.decide_s)],
@@ -83,9 +127,16 @@ const calls = ({ attempts, served_arm: served }) =>
         table(
           "Calls to providers",
           ["model", "outcome", "time#", "tokens in#", "out#", "cost#"],
-          attempts.map((one) => [named(one.arm), one.error || one.outcome, seconds(one.latency_s), count(one.prompt_tokens), count(one.completion_tokens), usd(one.cost_usd)]),
+          attempts.map((one) => [
+            modelMark(one.arm),
+            one.error || one.outcome,
+            seconds(one.latency_s),
+            count(one.prompt_tokens),
+            count(one.completion_tokens),
+            usd(one.cost_usd),
+          ]),
         ),
-        h("p", {}, "Answered by ", named(served), "."),
+        h("p", {}, "Answered by ", modelMark(served), "."),
       ]
     : h("p", {}, "No call is stored yet.");
 
@@ -94,12 +145,25 @@ const rewards = ({ rewards: given }) =>
     ? table(
         "What was said of the reply",
         ["source", "metric", "kind", "value#", "weight#", "comment"],
-        given.map((one) => [one.source, one.metric, one.channel, fixed(one.value, 2), fixed(one.weight, 2), one.comment || "–"]),
+        given.map((one) => [
+          one.source,
+          one.metric,
+          one.channel,
+          fixed(one.value, 2),
+          fixed(one.weight, 2),
+          one.comment || "–",
+        ]),
       )
     : h("p", {}, "Nobody said anything of it yet.");
 
 const repeated = ({ repeated: again }) =>
-  h("p", {}, again.same ? "Taken again from what was stored: the same, bit for bit." : `It cannot be repeated: ${again.why ?? "another choice came out"}.`);
+  h(
+    "p",
+    {},
+    again.same
+      ? "Taken again from what was stored: the same, bit for bit."
+      : `It cannot be repeated: ${again.why ?? "another choice came out"}.`,
+  );
 
 export async function explained(id) {
   const told = await get(`/v1/decisions/${encodeURIComponent(id)}`);
@@ -108,7 +172,7 @@ export async function explained(id) {
     "article",
     { class: "explained" },
     h("h3", { tabindex: "-1" }, `Decision ${told.id}`),
-    h("p", {}, `${time(told.created_at)}: `, named(told.served_arm), ` answered for ${usd(cost)}.`),
+    h("p", {}, `${time(told.created_at)}: `, modelMark(told.served_arm), ` answered for ${usd(cost)}.`),
     h(
       "ol",
       { class: "steps" },

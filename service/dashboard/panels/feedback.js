@@ -20,7 +20,8 @@ function lags(exposition) {
   let before = 0;
   const rows = [];
   for (const { most, value } of steps) {
-    if (value > before) rows.push({ name: most === Infinity ? "later" : `within ${seconds(most)}`, share: (value - before) / total });
+    if (value > before)
+      rows.push({ name: most === Infinity ? "later" : `within ${seconds(most)}`, share: (value - before) / total });
     before = value;
   }
   return { total, rows };
@@ -41,7 +42,12 @@ export default {
       const models = Object.values(point.models);
       const sum = (name) => models.reduce((total, model) => total + (model[name] ?? 0), 0);
       const stars = models.reduce((total, model) => total + (model.mean_rating ?? 0) * (model.ratings ?? 0), 0);
-      return { at: point.at, decisions: sum("decisions"), ratings: sum("ratings"), mean: sum("ratings") ? stars / sum("ratings") : null };
+      return {
+        at: point.at,
+        decisions: sum("decisions"),
+        ratings: sum("ratings"),
+        mean: sum("ratings") ? stars / sum("ratings") : null,
+      };
     });
     const share = rows.map((row) => (row.decisions ? row.ratings / row.decisions : null));
     const last = rows[rows.length - 1];
@@ -51,10 +57,18 @@ export default {
       { label: "mean rating", values: rows.map((row) => row.mean), colour: "#E69F00", dash: [6, 3] },
     ];
     return [
-      lines(label, at, series, { valueLabel: "share, mean", format: (value) => fixed(value, 2), range: [0, Math.max(1, ...share)] }),
+      lines(label, at, series, {
+        valueLabel: "share, mean",
+        format: (value) => fixed(value, 2),
+        range: [0, Math.max(1, ...share)],
+      }),
       h("h3", {}, "How late"),
       lag.rows.length
-        ? table("Feedback by its lag", ["after the reply", "share", "#"], lag.rows.map((row) => [row.name, bar(row.share, PLAIN), percent(row.share)]))
+        ? table(
+            "Feedback by its lag",
+            ["after the reply", "share", "#"],
+            lag.rows.map((row) => [row.name, bar(row.share, PLAIN), percent(row.share)]),
+          )
         : h("p", { class: "hint" }, "No feedback since this process started."),
       figures(
         "Feedback over time",

@@ -3,8 +3,7 @@
 import { get } from "../api.js";
 import { h, table } from "../dom.js";
 import { count, fixed, percent, time } from "../format.js";
-import { dot } from "../marks.js";
-import { colourOf } from "../palette.js";
+import { modelMark } from "../marks.js";
 
 const HOW =
   "Sensitivity: reads well, of those rated well. False positives: reads well, of those rated badly. " +
@@ -56,7 +55,7 @@ export default {
         "Rated quality by model",
         ["model", "by labels#", "with readings#", "by those asked#", "at equal length#"],
         found.quality.map((one) => [
-          h("span", {}, dot(colourOf(one.model)), one.model),
+          modelMark(one.model),
           mean(one.by_labels),
           mean(one.with_readings),
           mean(one.by_asked),

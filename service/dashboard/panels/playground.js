@@ -3,24 +3,39 @@
 import { get, post } from "../api.js";
 import { choice, h, option, table } from "../dom.js";
 import { fixed, usd } from "../format.js";
-import { bar, dot } from "../marks.js";
+import { bar, modelMark } from "../marks.js";
 import { colourOf } from "../palette.js";
 import { explain } from "./decisions.js";
-
-const named = (model) => h("span", {}, dot(colourOf(model)), model);
 
 // The routing of a reply, or of a decision that was only tried.
 function why(routing, costs = {}) {
   const eligible = Object.entries(routing.eligible);
   const excluded = Object.entries(routing.excluded ?? {});
   return [
-    h("p", {}, named(routing.model), ` by ${routing.policy || routing.method}: ${routing.task_type}, ${routing.tier}. `, routing.reason),
+    h(
+      "p",
+      {},
+      modelMark(routing.model),
+      ` by ${routing.policy || routing.method}: ${routing.task_type}, ${routing.tier}. `,
+      routing.reason,
+    ),
     table(
       "Probability of each model",
       ["model", "0 to 1", "probability#", "expected cost#"],
-      eligible.map(([model, share]) => [named(model), bar(share, colourOf(model)), fixed(share, 4), usd(costs[model])]),
+      eligible.map(([model, share]) => [
+        modelMark(model),
+        bar(share, colourOf(model)),
+        fixed(share, 4),
+        usd(costs[model]),
+      ]),
     ),
-    excluded.length ? table("Excluded models", ["excluded", "why"], excluded.map(([model, reason]) => [named(model), reason])) : null,
+    excluded.length
+      ? table(
+          "Excluded models",
+          ["excluded", "why"],
+          excluded.map(([model, reason]) => [modelMark(model), reason]),
+        )
+      : null,
   ];
 }
 
@@ -34,7 +49,8 @@ function thumbs(id) {
       told.textContent = error.message;
     }
   };
-  const thumb = (sign, label, value) => h("button", { type: "button", "aria-label": label, onclick: () => give(value) }, sign);
+  const thumb = (sign, label, value) =>
+    h("button", { type: "button", "aria-label": label, onclick: () => give(value) }, sign);
   return h(
     "div",
     { class: "buttons" },
@@ -65,9 +81,15 @@ export default {
   load: async () => (await get("/v1/models")).data.map((model) => model.id),
   draw(models) {
     const prompt = h("textarea", { name: "prompt", rows: "4", required: true, maxlength: "100000" });
-    const model = choice("Model or policy", models.map((name) => option(name, name, name === "auto")));
+    const model = choice(
+      "Model or policy",
+      models.map((name) => option(name, name, name === "auto")),
+    );
     const told = h("div", { "aria-live": "polite" });
-    const buttons = [h("button", { type: "submit", class: "primary" }, "Send"), h("button", { type: "button" }, "Only decide")];
+    const buttons = [
+      h("button", { type: "submit", class: "primary" }, "Send"),
+      h("button", { type: "button" }, "Only decide"),
+    ];
     const body = () => ({
       model: model.querySelector("select").value,
       messages: [{ role: "user", content: prompt.value }],
@@ -84,7 +106,13 @@ export default {
         for (const button of buttons) button.disabled = false;
       }
     };
-    const form = h("form", { "aria-label": "Send a prompt" }, h("label", { class: "field" }, h("span", {}, "Prompt"), prompt), model, h("div", { class: "buttons" }, buttons));
+    const form = h(
+      "form",
+      { "aria-label": "Playground" },
+      h("label", { class: "field" }, h("span", {}, "Prompt"), prompt),
+      model,
+      h("div", { class: "buttons" }, buttons),
+    );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       working(async () => answered(await post("/v1/chat/completions", body())));

@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { betaDensity, lines } from "../charts.js";
 import { choice, h, option, table } from "../dom.js";
 import { count, fixed, interval, percent } from "../format.js";
-import { dot, intervalMark } from "../marks.js";
+import { intervalMark, modelMark } from "../marks.js";
 import { colourOf, dashOf } from "../palette.js";
 
 const XS = Array.from({ length: 199 }, (_, index) => (index + 1) / 200);
@@ -22,7 +22,8 @@ function fill(tasks, labelled) {
 export default {
   id: "posteriors",
   title: "What was learned",
-  about: "Expected quality of every model on one task type: 95 % interval, chance to be the best, and labels behind it.",
+  about:
+    "Expected quality of every model on one task type: 95 % interval, chance to be the best, and labels behind it.",
   everyS: 30,
   wide: true,
   tools(reload) {
@@ -56,7 +57,13 @@ export default {
     const best = [...shown].sort((a, b) => b.p_best - a.p_best)[0];
     const words = shown.map((cell) => `${cell.model} ${fixed(cell.mean, 2)}`).join(", ");
     return [
-      h("p", {}, `${task}: `, best ? h("strong", {}, best.model) : "no model", ` is the best with probability ${percent(best?.p_best)}.`),
+      h(
+        "p",
+        {},
+        `${task}: `,
+        best ? h("strong", {}, best.model) : "no model",
+        ` is the best with probability ${percent(best?.p_best)}.`,
+      ),
       lines(`Density of the expected quality on ${task}. Means: ${words}.`, XS, series, {
         valueLabel: "density",
         format: (value) => fixed(value, 1),
@@ -66,7 +73,7 @@ export default {
         `Quality on ${task}`,
         ["model", "0 to 1", "mean#", "95 %#", "best#", "labels#", "readings#"],
         shown.map((cell) => [
-          h("span", {}, dot(colourOf(cell.model)), cell.model),
+          modelMark(cell.model),
           intervalMark(cell.interval[0], cell.mean, cell.interval[1], colourOf(cell.model)),
           fixed(cell.mean, 3),
           interval(...cell.interval),

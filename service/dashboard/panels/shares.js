@@ -28,7 +28,12 @@ export default {
     const decisions = (point, model) => point.models[model]?.decisions ?? 0;
     const total = (point) => models.reduce((sum, model) => sum + decisions(point, model), 0);
     const values = (model) => points.map((point) => decisions(point, model) / (total(point) || 1));
-    const series = models.map((model) => ({ label: model, values: values(model), colour: colourOf(model), dash: dashOf(model) }));
+    const series = models.map((model) => ({
+      label: model,
+      values: values(model),
+      colour: colourOf(model),
+      dash: dashOf(model),
+    }));
     const last = points[points.length - 1];
     const words = models.map((model) => `${model} ${percent(decisions(last, model) / (total(last) || 1))}`).join(", ");
     const options = { valueLabel: "share of requests", format: percent, range: [0, 1] };

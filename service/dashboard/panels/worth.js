@@ -15,7 +15,11 @@ function measured(holdout) {
   const size = Math.max(Math.abs(holdout.low), Math.abs(holdout.high), 0.01);
   return [
     h("p", { class: "headline" }, signed(holdout.estimate)),
-    h("p", {}, `measured on the permanent holdout; anytime-valid 95 % interval ${interval(holdout.low, holdout.high, 3)}`),
+    h(
+      "p",
+      {},
+      `measured on the permanent holdout; anytime-valid 95 % interval ${interval(holdout.low, holdout.high, 3)}`,
+    ),
     intervalMark(holdout.low, holdout.estimate, holdout.high, PLAIN, [-size, size]),
   ];
 }
@@ -38,7 +42,13 @@ function believed(stats, cells) {
   return [
     h("h3", {}, "As believed from what was learned"),
     h("p", { class: "headline" }, signed(sum / calls - best.found.mean)),
-    h("p", {}, `quality: ${fixed(sum / calls)} as routed, ${fixed(best.found.mean)} by `, h("strong", {}, best.name), " alone, on the same mix of task types"),
+    h(
+      "p",
+      {},
+      `quality: ${fixed(sum / calls)} as routed, ${fixed(best.found.mean)} by `,
+      h("strong", {}, best.name),
+      " alone, on the same mix of task types",
+    ),
     fixedCost
       ? h("p", {}, `cost: ${usd(own)} a request as routed, ${usd(fixedCost)} by it alone (${percent(own / fixedCost)})`)
       : h("p", {}, `${best.name} answered nothing in this time, so its cost is not known.`),

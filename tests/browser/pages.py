@@ -1,0 +1,87 @@
+"""A running service and a watched page, for the tests of the dashboard."""
+
+import httpx
+from playwright.sync_api import expect
+
+MARKUP = "<img src=x onerror=window.broken=1>"
+PANELS = (
+    "totals", "shares", "posteriors", "money", "worth", "budget", "feedback", "reliability", "drift", "heuristics",
+    "experiments", "decisions", "playground", "controls",
+)  # fmt: skip
+
+# A policy with a budget, so that there is a pace to show; and every fifth call of one model fails.
+SETTINGS = """\
+[[models]]
+provider = "simulated"
+name = "small"
+tier = "small"
+price_in = 0.02
+price_out = 0.04
+
+[[models]]
+provider = "simulated"
+name = "medium"
+tier = "medium"
+price_in = 0.1
+price_out = 0.3
+error_rate = 0.2
+
+[[models]]
+provider = "simulated"
+name = "large"
+tier = "large"
+price_in = 1.25
+price_out = 10.0
+
+[[policies]]
+name = "thrifty"
+kind = "pooled_thompson"
+objective = "budget"
+usd_per_request = 0.01
+
+[[policies]]
+name = "random"
+kind = "random"
+"""
+
+
+class Served:
+    """A running service and what was sent to it."""
+
+    def __init__(self, url):
+        self.url = url
+
+    def call(self, path, body=None):
+        """GET, or with a body POST."""
+        answer = httpx.request("POST" if body else "GET", self.url + path, json=body, timeout=30)
+        answer.raise_for_status()
+        return answer.json()
+
+    def chat(self, prompt, **router):
+        return self.call(
+            "/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}], "router": router}
+        )  # fmt: skip
+
+
+class Watched:
+    """A page with all that must not happen on it."""
+
+    def __init__(self, page):
+        self.page = page
+        self.errors = []
+        self.asked = []
+        page.set_default_timeout(10_000)
+        page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("request", lambda request: self.asked.append(request.url))
+
+    def open(self, url):
+        """The page, with every panel loaded."""
+        self.page.goto(f"{url}/dashboard")
+        self.settled()
+        return self.page
+
+    def settled(self):
+        """Wait until no panel is loading."""
+        expect(self.page.locator("section.panel")).to_have_count(len(PANELS))
+        expect(self.page.locator('section[data-state="loading"]')).to_have_count(0, timeout=20_000)
