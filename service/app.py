@@ -22,7 +22,18 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from service import store
 from service.accounts import prune_accounts
 from service.alarms import restarts
-from service.api import alarms, budgets, chat, controls, experiments, feedback, heuristics, owner, routing
+from service.api import traffic
+    alarms,
+    budgets,
+    chat,
+    controls,
+    experiment_report,
+    experiments,
+    feedback,
+    heuristics,
+    owner,
+    routing,
+)
 from service.api.dashboard import dashboard_handlers
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
@@ -41,6 +52,7 @@ from service.errors import (
     error_body,
     http_answer,
 )
+from service.experiments.verdicts import watch_experiments
 from service.knowledge import Knowledge
 from service.logs import configure_logging
 from service.metrics import Metrics
@@ -76,6 +88,8 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             owner.stats,
             owner.raw_stats,
             owner.posteriors,
+            traffic.traffic,
+            traffic.decisions,
             owner.decision,
             owner.reload_settings,
             heuristics.heuristics,
@@ -89,6 +103,7 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             experiments.experiment,
             experiments.create_experiment,
             experiments.step_experiment,
+            experiment_report.experiment_report,
             *docs_handlers(),
             *dashboard_handlers(),
         ],
@@ -145,6 +160,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
         await parts.providers.prepare(setup.models.values())
         background = (
             _refresh, _fit, _keep_budgets, _prune, _watch_the_loop, recalibrate, watch, send_alarms, ask_canaries,
+            watch_experiments,
         )  # fmt: skip
         loops = [asyncio.create_task(work(parts), name=work.__name__) for work in background]
         for loop in loops:

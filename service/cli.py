@@ -12,6 +12,7 @@ from service.classifier_cli import classifier, classify
 from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
 from service.experiment_cli import experiment
+from service.experiment_report_cli import experiment_report
 from service.posterior_cli import posterior
 from service.prior_cli import prior
 from service.quiz_cli import quiz
@@ -60,6 +61,7 @@ main.add_command(prior)
 main.add_command(quiz)
 main.add_command(posterior)
 main.add_command(evaluate)
+experiment.add_command(experiment_report)
 main.add_command(experiment)
 main.add_command(replay)
 main.add_command(report)

@@ -11,6 +11,7 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bandit.vocabulary import PromptTier, TaskType
+from service.experiments.holdout import headline
 from service.explain import explain
 from service.parts import Parts
 from service.posteriors import posterior_cells
@@ -62,11 +63,16 @@ async def metrics(request: Request[Any, Any, Any]) -> Response[bytes]:
 
 @get("/stats", tags=["owner"], summary="Totals and distributions")
 async def stats(request: Request[Any, Any, Any], days: Days = 3650.0) -> dict[str, Any]:
-    """Calls, cost, mean latency, and how calls are spread over models, tiers, task types and policies."""
+    """Calls, cost, mean latency, and how calls are spread over models, tiers, task types and policies.
+
+    `holdout` says what routing is worth against the model that serves the permanent holdout; null without one.
+    """
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     now = time.time()
-    return await parts.database.read(lambda connection: statistics(connection, now - days * 86_400, now + 1.0))
+    found = await parts.database.read(lambda connection: statistics(connection, now - days * 86_400, now + 1.0))
+    worth = await parts.database.read(headline)
+    return {**found, "holdout": None if worth is None else worth.public()}
 
 
 @get("/stats/raw", tags=["owner"], summary="Decisions, newest first")
@@ -84,14 +90,18 @@ async def posteriors(
     task_type: FromQuery[TaskType | None] = None,
     tier: FromQuery[PromptTier | None] = None,
     policy: FromQuery[str | None] = None,
+    namespace: FromQuery[str] = "",
 ) -> dict[str, Any]:
-    """One Beta(alpha, beta) per task type and model, with mean, 95 % interval, labels and chance of being best."""
+    """One Beta(alpha, beta) per task type and model, with mean, 95 % interval, labels and chance of being best.
+
+    A variant of an experiment with posteriors of its own has the namespace `@experiment/variant`.
+    """
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     setup = parts.setup
     await parts.fitting.fresh(setup)
     cells = await asyncio.to_thread(
-        posterior_cells, setup, parts.knowledge, task_type=task_type, tier=tier, policy=policy
+        posterior_cells, setup, parts.knowledge, task_type=task_type, tier=tier, policy=policy, namespace=namespace
     )
     return {"cells": cells, "prior_tier": tier or "mean", "prior_conflict": parts.fitting.conflicts}
 

@@ -8,7 +8,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -19,9 +20,11 @@ from sqlalchemy.exc import DBAPIError
 from bandit import experiments as plan
 from service.database import Database, is_conflict
 from service.errors import Conflict, StorageUnavailable
+from service.experiments.holdout import look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, Experiment, current, take
 from service.experiments.looks import Look, claim, is_news, keep_look, last_looks, look_of
 from service.experiments.measuring import close_due, closed_units, counts, planned
+from service.settings import Settings
 from service.setup import database_url
 
 if TYPE_CHECKING:  # only for types: the parts join what is made here
@@ -69,31 +72,46 @@ async def apart(url: str, work: Callable[[Database], Coroutine[Any, Any, T]]) ->
     return await asyncio.to_thread(lambda: asyncio.run(run()))
 
 
-async def look_at_all(database: Database, now: float, every_s: float) -> Seen:
-    """Look at every experiment that is not over, unless another replica just did; read what was last seen.
+async def look_at_all(database: Database, settings: Settings, now: float) -> Seen:
+    """Look at every experiment that is not over and at the holdout, unless another replica just did.
+
+    Returns what was last seen of each experiment, also by others.
 
     Raises:
         StorageUnavailable: the database cannot be reached; the next look goes on where this one ended.
     """
     experiments = await database.read(current)
     live = [one for one in experiments.values() if one.state in _LIVE and one.started_at is not None]
+    names, held_out = [one.name for one in live], settings.holdout.share > 0.0
+    mine = partial(claim, now=now, every_s=settings.experiments.look_every_s)
     news: list[News] = []
     damaged = 0
-    mine: bool = await database.write(partial(claim, now=now, every_s=every_s)) if live else False
-    if mine:
-        last = await database.read(last_looks, [one.name for one in live])
+    if (live or held_out) and await _written(database, mine):
+        last = await database.read(last_looks, names)
         for one in live:
-            try:
+            with _counting(one.name) as faults:
                 found, unreadable = await look_at(database, one, last.get(one.name), now)
-            except StorageUnavailable:
-                raise
-            except Exception:  # the other experiments are looked at all the same
-                log.exception("the look at the experiment %s failed", one.name)
-                damaged += 1
-            else:
                 damaged += unreadable
                 news += [found] if found else []
-    return Seen(await database.read(last_looks, [one.name for one in live]), news, damaged)
+            damaged += len(faults)
+        if held_out:
+            with _counting("the holdout") as faults:
+                await look_at_holdout(database, settings, now)
+            damaged += len(faults)
+    return Seen(await database.read(last_looks, names), news, damaged)
+
+
+@contextmanager
+def _counting(what: str) -> Generator[list[Exception], None, None]:
+    """Log a fault and go on: others are looked at all the same. A database that is away is away for all."""
+    faults: list[Exception] = []
+    try:
+        yield faults
+    except StorageUnavailable:
+        raise
+    except Exception as error:
+        log.exception("the look at %s failed", what)
+        faults.append(error)
 
 
 async def look_at(database: Database, one: Experiment, last: Look | None, now: float) -> tuple[News | None, int]:
@@ -129,7 +147,7 @@ async def look_at(database: Database, one: Experiment, last: Look | None, now: f
     return News(one.name, look, changed=bool(why) or look.verdict != before), damaged
 
 
-async def _written(database: Database, work: Callable[[Connection], None]) -> None:
+async def _written(database: Database, work: Callable[[Connection], T]) -> T:
     """Write, once more where another process wrote at the same moment."""
     for _ in range(_TRIES):
         try:
@@ -178,7 +196,7 @@ async def watch_experiments(parts: "Parts") -> None:
         await asyncio.sleep(parts.setup.settings.experiments.look_every_s)
         settings = parts.setup.settings
         try:
-            work = partial(look_at_all, now=time.time(), every_s=settings.experiments.look_every_s)
+            work = partial(look_at_all, settings=settings, now=time.time())
             seen = await apart(database_url(settings.database, os.environ), work)
         except StorageUnavailable as error:
             log.warning("nobody looks at experiments: %s", error)
