@@ -4,7 +4,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format bench bench-learning migrate clean
+.PHONY: help run demo test check format bench bench-learning docs migrate clean
 
 PYTHON ?=
 ARGS ?=
@@ -38,11 +38,14 @@ bench: .venv/installed-dev ## Measure how much time we add
 bench-learning: .venv/installed-dev ## Replay what was learned on real outcomes, for docs/learning.md
 	@OMP_NUM_THREADS=1 .venv/bin/python -m benchmarks.learning_table $(ARGS)
 
+docs: .venv/installed-dev ## Build the documentation into site/, without a network
+	@NO_MKDOCS_2_WARNING=1 .venv/bin/python -m mkdocs build $(ARGS)
+
 migrate: .venv/installed ## Bring the database to the newest schema (serving does it by itself)
 	@exec .venv/bin/armwise migrate $(ARGS)
 
 clean: ## Remove the virtual environment and all caches; data/ stays
-	@rm -rf .venv dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf .venv dist build site .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The first Python that runs and is new enough; a version manager's stand-in may be there and not run.

@@ -42,7 +42,10 @@ def stub():
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST
+            def do_GET(self):  # what a redirect would lead to
+                calls.append((self.path, dict(self.headers.items()), None))
+                self.send_response(200)
+                self.end_headers()
 
             def log_message(self, *_):
                 pass
@@ -166,7 +169,9 @@ def test_it_needs_nothing_but_the_standard_library():
     import sys
 
     code = "import sys; before = set(sys.modules); import armwise.feedback; print(*(set(sys.modules) - before))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CLIENT.parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=CLIENT.parents[2]
+    )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert loaded <= {*sys.stdlib_module_names, "armwise"}
 
