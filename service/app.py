@@ -22,7 +22,7 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 from service import store
 from service.accounts import prune_accounts
 from service.alarms import restarts
-from service.api import traffic
+from service.api import (
     alarms,
     budgets,
     chat,
@@ -33,6 +33,7 @@ from service.api import traffic
     heuristics,
     owner,
     routing,
+    traffic,
 )
 from service.api.dashboard import dashboard_handlers
 from service.api.docs import docs_handlers, openapi_config
