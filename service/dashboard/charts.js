@@ -34,7 +34,7 @@ function axes(valueLabel, format, { time }) {
   ];
 }
 
-// Lines over time. `series`: [{ label, values, colour, dash, fill }]; `bands`: [[upper, lower, colour]] by place in it.
+// Lines over time. `series`: [{ label, values, colour, dash, fill }]; `bands`: [[upper, lower, colour]], places in it.
 export function lines(label, at, series, { valueLabel, format = String, range, bands = [], time = true } = {}) {
   const few = at.length < 40;
   return placed(

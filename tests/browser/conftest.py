@@ -13,7 +13,7 @@ import httpx
 import pytest
 from playwright.sync_api import sync_playwright
 
-from tests.browser.pages import MARKUP, SETTINGS, Served, Watched
+from tests.browser.pages import EXPERIMENT, MARKUP, SETTINGS, Served, Watched
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,6 +40,8 @@ def served(tmp_path_factory):
         thumb = {"decision_id": reply["id"], "value": "up", "user": MARKUP, "comment": MARKUP, "source": "web"}
         running.call("/feedback", thumb)
         running.call("/v1/events", {"model": "small", "event": "version", "note": MARKUP})
+        running.call("/v1/experiments", EXPERIMENT)
+        running.call(f"/v1/experiments/{EXPERIMENT['name']}/start", {"note": MARKUP})
         running.strange = reply["id"]
         yield running
     finally:

@@ -45,6 +45,19 @@ kind = "random"
 """
 
 
+# Of requests that nobody sends: the tests' own go to the settings' policy.
+EXPERIMENT = {
+    "name": "thrift",
+    "variants": [
+        {"name": "control", "policy": "random", "share": 0.5},
+        {"name": "thrifty", "policy": "thrifty", "share": 0.5},
+    ],
+    "unit": "request",
+    "primary": {"name": "quality"},
+    "population": {"tags": {"taking": "part"}},
+}
+
+
 class Served:
     """A running service and what was sent to it."""
 

@@ -5,8 +5,6 @@ from playwright.sync_api import expect
 
 from tests.browser.pages import MARKUP, PANELS
 
-EMPTY = {"experiments"}  # nobody made one
-
 
 @pytest.fixture
 def watched(open_page):
@@ -24,8 +22,7 @@ def panel(page, name):
 
 @pytest.mark.parametrize("name", PANELS)
 def test_every_panel_shows_data_after_requests_with_thumbs(page, name):
-    wanted = "empty" if name in EMPTY else "shown"
-    assert panel(page, name).get_attribute("data-state") == wanted, panel(page, name).inner_text()
+    assert panel(page, name).get_attribute("data-state") == "shown", panel(page, name).inner_text()
 
 
 def test_the_figures_are_those_of_the_service(page, served):
@@ -206,6 +203,37 @@ def test_controls_are_done_with_their_note(page, served):
     page.get_by_role("button", name="Do it").click()
     expect(controls).to_contain_text("Learned decisions are on")
     assert served.call("/v1/controls")["off"] is False
+
+
+def test_an_experiment_is_paused_and_started_with_a_reason(page, served):
+    shown = panel(page, "experiments")
+    expect(shown.locator(".badge")).to_have_text("running")
+    shown.get_by_role("button", name="Pause").click()
+    expect(page.get_by_role("dialog")).to_contain_text("Pause thrift?")
+    page.get_by_label("Why").fill("a look first")
+    page.get_by_role("button", name="Do it").click()
+    expect(shown.locator(".badge")).to_have_text("paused")
+    assert served.call("/v1/experiments/thrift")["log"][-1]["note"] == "a look first"
+    shown.get_by_role("button", name="Start").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(shown.locator(".badge")).to_have_text("running")
+
+
+def test_the_interval_of_an_experiment_is_drawn_over_time(open_page, served):
+    watched = open_page()
+    found = served.call("/v1/experiments/thrift/report")
+    looks = [
+        {"at": 1.8e9 + 60 * n, "variant": "thrifty", "units": 10 * n, "estimate": 0.02, "low": -1 / n, "high": 1 / n}
+        for n in range(1, 31)
+    ]
+    watched.page.route("**/thrift/report", lambda route: route.fulfill(json={**found, "looks": looks}))
+    page = watched.open(served.url)
+    drawn = panel(page, "experiments").get_by_role(
+        "img", name="Difference of thrifty to the control in thrift, 30 looks"
+    )
+    expect(drawn).to_have_attribute("aria-label", "Difference of thrifty to the control in thrift, 30 looks. "
+                                    "Latest: +0.020 [-0.033, 0.033] on 300 units.")  # fmt: skip
+    expect(drawn.locator("canvas")).to_have_count(1)
 
 
 def test_the_key_stays_in_the_tab_and_is_sent_with_every_call(open_page, served):

@@ -1,14 +1,15 @@
 // The decision explorer: search, list, and one decision explained.
 
-import { getIfThere } from "../api.js";
-import { h, table } from "../dom.js";
+import { get } from "../api.js";
+import { choice, h, option, table } from "../dom.js";
 import { fixed, time, usd } from "../format.js";
 import { modelMark } from "../marks.js";
 import { explained } from "./explained.js";
 
 const PAGE = 20;
-const search = { id: "", model: "", task_type: "", user: "", before: "" };
+const search = {};
 const detail = h("div", { "aria-live": "polite" });
+const tasks = choice("Task type", [option("", "all")], { name: "task_type" });
 
 // Explain a decision below the list, and bring it into view.
 export async function explain(id) {
@@ -35,15 +36,17 @@ function tools(reload) {
     { class: "search", "aria-label": "Search decisions" },
     field("id", "Id", "chatcmpl-…"),
     field("model", "Model"),
-    field("task_type", "Task type"),
+    tasks,
     field("user", "User"),
+    choice("Rated", [option("", "or not"), option("true", "yes"), option("false", "no")], { name: "rated" }),
     h("button", { type: "submit" }, "Search"),
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    for (const [name, value] of new FormData(form)) search[name] = value.trim();
-    search.before = "";
-    if (search.id) explain(search.id);
+    const { id, ...wanted } = Object.fromEntries(new FormData(form));
+    for (const [name, value] of Object.entries(wanted)) search[name] = value.trim();
+    delete search.before;
+    if (id.trim()) explain(id.trim());
     else reload();
   });
   return form;
@@ -53,14 +56,14 @@ const row = (one) => [
   h(
     "button",
     { type: "button", class: "link", onclick: () => explain(one.id), "aria-label": `Explain ${one.id}` },
-    time(one.timestamp ?? one.created_at),
+    time(one.timestamp),
   ),
   modelMark(one.model),
   one.task_type,
   one.method,
   fixed(one.propensity, 3),
   usd(one.cost_usd),
-  typeof one.rating === "number" ? fixed(one.rating, 2) : "–",
+  fixed(one.mean_rating, 2),
 ];
 
 export default {
@@ -71,25 +74,26 @@ export default {
   wide: true,
   tools,
   async load() {
-    const { model, task_type, user, before } = search;
-    const found = await getIfThere("/v1/decisions", { limit: PAGE, model, task_type, user, before });
-    return found ?? { records: null };
+    const [found, { cells }] = await Promise.all([
+      get("/v1/decisions", { limit: PAGE, ...search }),
+      get("/v1/posteriors"),
+    ]);
+    return { ...found, tasks: [...new Set(cells.map((cell) => cell.task_type))] };
   },
   draw(found, _, reload) {
-    const records = found.records ?? found.decisions;
-    if (!records)
-      return [h("p", { class: "message" }, "This version lists no decisions; search one by its id."), detail];
-    if (!records.length) return [h("p", { class: "message" }, "No decision fits this search."), detail];
-    const older = records.length === PAGE ? (found.next ?? records[records.length - 1].id) : null;
+    const select = tasks.querySelector("select");
+    if (select.options.length === 1) select.append(...found.tasks.map((task) => option(task, task)));
     const turn = (label, before) =>
       h("button", { type: "button", onclick: () => ((search.before = before), reload()) }, label);
     return [
-      table(
-        "Decisions, newest first",
-        ["when", "model", "task type", "method", "probability#", "cost#", "rating#"],
-        records.map(row),
-      ),
-      h("div", { class: "buttons" }, turn("Newest", ""), older ? turn("Older", older) : null),
+      found.decisions.length
+        ? table(
+            "Decisions, newest first",
+            ["when", "model", "task type", "method", "probability#", "cost#", "rating#"],
+            found.decisions.map(row),
+          )
+        : h("p", { class: "message" }, "No decision fits this search."),
+      h("div", { class: "buttons" }, turn("Newest", ""), found.next ? turn("Older", found.next) : null),
       detail,
     ];
   },

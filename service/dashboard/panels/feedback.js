@@ -51,7 +51,8 @@ export default {
     });
     const share = rows.map((row) => (row.decisions ? row.ratings / row.decisions : null));
     const last = rows[rows.length - 1];
-    const label = `Feedback over ${range.name}. Latest: ${count(last.ratings)} ratings on ${count(last.decisions)} requests, mean ${fixed(last.mean, 2)}.`;
+    const latest = `${count(last.ratings)} ratings on ${count(last.decisions)} requests, mean ${fixed(last.mean, 2)}`;
+    const label = `Feedback over ${range.name}. Latest: ${latest}.`;
     const series = [
       { label: "ratings per request", values: share, colour: PLAIN },
       { label: "mean rating", values: rows.map((row) => row.mean), colour: "#E69F00", dash: [6, 3] },

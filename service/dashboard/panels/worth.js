@@ -1,7 +1,7 @@
 // What routing is worth beside always the best single model.
 
 import { h } from "../dom.js";
-import { fixed, interval, percent, signed, usd } from "../format.js";
+import { fixed, percent, signed, usd } from "../format.js";
 import { intervalMark } from "../marks.js";
 import { PLAIN } from "../palette.js";
 import { mixOf, qualityOver, statsAndCells } from "./believed.js";
@@ -9,18 +9,15 @@ import { NO_TRAFFIC } from "./shares.js";
 
 // What was measured by the permanent holdout, where there is one.
 function measured(holdout) {
-  if (!holdout || typeof holdout.estimate !== "number") {
+  if (!holdout)
     return h("p", { class: "hint" }, "Not measured: that needs a permanent holdout ([holdout] in the settings).");
-  }
+  const words = h("p", {}, `Measured: ${holdout.sentence}`);
+  if (typeof holdout.low !== "number") return words;
   const size = Math.max(Math.abs(holdout.low), Math.abs(holdout.high), 0.01);
   return [
-    h("p", { class: "headline" }, signed(holdout.estimate)),
-    h(
-      "p",
-      {},
-      `measured on the permanent holdout; anytime-valid 95 % interval ${interval(holdout.low, holdout.high, 3)}`,
-    ),
-    intervalMark(holdout.low, holdout.estimate, holdout.high, PLAIN, [-size, size]),
+    h("p", { class: "headline" }, signed(holdout.value)),
+    words,
+    intervalMark(holdout.low, holdout.value, holdout.high, PLAIN, [-size, size]),
   ];
 }
 
