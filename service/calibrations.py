@@ -216,17 +216,13 @@ def missing(connection: Connection) -> Deltas:
     return difference(folded_sums(connection), stored_sums(connection))
 
 
-def calibration(connection: Connection, namespace: str = "") -> Calibration:
-    """All calls that have both, per task type, whichever weights made the readings.
+def calibration(connection: Connection) -> Calibration:
+    """All calls that have both, per task type, whichever weights made the readings, in experiments and outside.
 
     The cells of channel `reading` sum over all weights as well, so this is how well those sums tell quality. A few
     hundred rows: cheap enough to be read each second.
     """
-    wanted = (
-        select(calibrations.c.task_type, *(total(column) for column in _SUMS))
-        .where(calibrations.c.namespace == namespace)
-        .group_by(calibrations.c.task_type)
-    )
+    wanted = select(calibrations.c.task_type, *(total(column) for column in _SUMS)).group_by(calibrations.c.task_type)
     return Calibration({row[0]: Pairs(*row[1:]) for row in connection.execute(wanted)})
 
 

@@ -24,6 +24,7 @@ from service.calibrations import calibration
 from service.contexts import dated_labels
 from service.controls import Action, ByTier, Control, InForce, Saved, current, insert_control
 from service.errors import NotFound, Unprocessable
+from service.experiments import lifecycle
 from service.fitting import fitted, regressed
 from service.knowledge import Knowledge
 from service.mistakes import suggestion
@@ -123,7 +124,10 @@ class _Held:
 def counted_now(connection: Connection, asked: Asked, setup: Setup) -> Saved:
     """What was counted of the cells that are meant: from now on it counts no more."""
     forgotten: dict[TaskType, dict[str, dict[Channel, Counts]]] = {}
-    for (_, arm, task_name, _tier, channel), counts in store.sum_cells(connection, "").items():
+    common = ("", *lifecycle.merged(lifecycle.current(connection)))
+    for (namespace, arm, task_name, _tier, channel), counts in store.sum_cells(connection).items():
+        if namespace not in common:
+            continue
         task = next((known for known in asked.task_types if known == task_name), None)
         if task is not None and channel in CHANNELS and asked.model in (None, arm):
             channels = forgotten.setdefault(task, {}).setdefault(arm, {})
@@ -250,6 +254,7 @@ def knowledge_of(connection: Connection, setup: Setup, now: float) -> Knowledge:
     """What a service on this database believes now, worked out from the counts; for the command line."""
     knowledge = Knowledge()
     knowledge.load(store.cells_from_hour(connection, 0))
+    knowledge.listen(lifecycle.merged(lifecycle.current(connection)))
     knowledge.control(current(connection))
     changes: tuple[ArmRestart, ...] = knowledge.controls.restarts(restarts(connection))
     known: Calibration = calibration(connection)

@@ -73,6 +73,13 @@ class Metrics(ProbeMetrics, BudgetMetrics, ExperimentMetrics):
         self._decisions = self.counter(
             "armwise_decisions", "Routing decisions, by the model drawn.", "task_type", "model", "policy", "method"
         )
+        self._experiments = self.counter(
+            "armwise_experiment_requests", "Requests in an experiment, by variant.", "experiment", "variant"
+        )
+        self._left_out = self.counter(
+            "armwise_experiment_left_out", "Requests of an experiment's population that take no part.",
+            "experiment", "why",
+        )  # fmt: skip
         self._degraded = self.counter(
             "armwise_degraded_decisions", "Decisions that could not be stored, so that nothing is learned from them."
         )[()]
@@ -223,6 +230,10 @@ class Metrics(ProbeMetrics, BudgetMetrics, ExperimentMetrics):
         self._decide_seconds.observe(decision.decide_s)
         if decision.method == "static_fallback":
             self.learner_error("policy")
+        if decision.assigned is not None:
+            self._experiments[decision.assigned.experiment, decision.assigned.variant].inc()
+        if decision.left_out is not None:
+            self._left_out[decision.left_out.experiment, decision.left_out.why].inc()
 
     def classified(self, classified: "Classified") -> None:
         """Count a classification: what the prompt was taken for, how surely, and by whom."""

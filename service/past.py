@@ -93,7 +93,6 @@ def _pairs(connection: Connection, since: float, window_s: float) -> list[tuple[
         .where(
             label.c.created_at >= since - window_s - _DAY_S,
             reading.c.channel == "reading",
-            reading.c.namespace == "",
             label.c.channel.in_(sorted(EXPLICIT_CHANNELS)),
         )
     )  # fmt: skip

@@ -32,12 +32,13 @@ def learner_of(setup: Setup, name: str | None) -> Learner:
 
 
 def _betas(
-    learner: Learner, setup: Setup, knowledge: Knowledge, beliefs: Beliefs, task: TaskType, tier: PromptTier | None
+    learner: Learner, setup: Setup, knowledge: Knowledge, namespace: str, task: TaskType, tier: PromptTier | None
 ) -> list[Beta]:
     """One for each arm; without a tier all tiers count alike. Of a linear policy: on the task type's typical prompt."""
     if isinstance(learner, Thompson):
+        beliefs = knowledge.latest(namespace, task)
         return [learner.posterior(arm, beliefs, tier) for arm in setup.arms]
-    fit, tiers = knowledge.fit("", learner.name), PROMPT_TIERS if tier is None else (tier,)
+    fit, tiers = knowledge.fit(namespace, learner.name), PROMPT_TIERS if tier is None else (tier,)
     if isinstance(learner, LinearThompson):
         x = typical_of(knowledge.typical, task)
         known = [learner.estimates_at(x, task, one, setup.arms, fit.get((task, one), Beliefs())) for one in tiers]
@@ -55,6 +56,7 @@ def posterior_cells(
     task_type: TaskType | None = None,
     tier: PromptTier | None = None,
     policy: str | None = None,
+    namespace: str = "",
 ) -> list[dict[str, Any]]:
     """Each (task type, model) with its Beta posterior, interval, evidence and chance of being best.
 
@@ -63,8 +65,8 @@ def posterior_cells(
     learner = learner_of(setup, policy)
     cells: list[dict[str, Any]] = []
     for task in TASK_TYPES if task_type is None else (task_type,):
-        beliefs = knowledge.latest("", task)
-        betas = _betas(learner, setup, knowledge, beliefs, task, tier)
+        beliefs = knowledge.latest(namespace, task)
+        betas = _betas(learner, setup, knowledge, namespace, task, tier)
         alpha = np.array([beta.alpha for beta in betas])
         beta = np.array([beta.beta for beta in betas])
         chances = probability_of_best(alpha, beta)

@@ -198,6 +198,8 @@ def routing_of(decision: Decision) -> dict[str, object]:
         "method": decision.method,
         "model": choice.arm,
         "policy": choice.policy,
+        "experiment": decision.assigned.experiment if decision.assigned is not None else None,
+        "variant": decision.assigned.variant if decision.assigned is not None else None,
         "tier": profile.tier,
         "task_type": profile.task_type,
         "complexity_score": profile.complexity,
