@@ -327,8 +327,8 @@ def told(done: Step, one: Experiment, default_policy: str) -> str:
         shipped = one.decided is not None and one.decided.ship and one.design.variant(one.decided.ship).policy
         if shipped and shipped != default_policy:
             return (
-                f"`{one.name}` is archived, and what it shipped ends: the settings' policy {default_policy} serves, not "
-                f"{shipped}. Set routing.policy to {shipped} if it is to stay."
+                f"`{one.name}` is archived, and what it shipped ends: {default_policy}, the policy of the settings, "
+                f"serves, not {shipped}. Set routing.policy to {shipped} if it is to stay."
             )
         return f"`{one.name}` is archived."
     if done.action == "decide" and one.decided is not None:
