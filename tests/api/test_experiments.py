@@ -261,7 +261,7 @@ async def test_every_step_is_checked_and_kept_with_who_took_it(run, database_url
         ({"variants": PAIR["variants"][:1]}, 400, "variants"),
         ({"variants": [PAIR["variants"][0]] * 2}, 422, "Two variants are named `control`"),
         ({"variants": [{**side, "share": 0.6} for side in PAIR["variants"]]}, 422, "add up to 1.2"),
-        ({"variants": [{**side, "policy": "always-smal"} for side in PAIR["variants"]]}, 404, "you mean `always-small`"),
+        ({"variants": [{**side, "policy": "always-smal"} for side in PAIR["variants"]]}, 404, "`always-small`"),
         ({"variants": [{**side, "share": 1e-5} for side in PAIR["variants"]]}, 422, "expected at least 0.0001"),
     ],
 )  # fmt: skip
