@@ -143,8 +143,8 @@ def _after(one: Experiment | None, step: Step) -> Experiment:
             return replace(after, stopped_at=step.at)
         case "decide":
             decided = msgspec.json.decode(step.content, type=Decided)
-            if decided.ship:
-                one.design.variant(decided.ship)
+            if decided.ship and decided.ship not in {variant.name for variant in one.design.variants}:
+                raise ValueError(f"found the variant {decided.ship}, expected one of the design's")
             return replace(after, decided=decided, decided_at=step.at)
     return after
 
