@@ -137,7 +137,7 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
     wide = len(design.variants)
     sides = _sides(design, seen)
     counts, shares = (np.array([getattr(each, name) for each in sides], float) for name in ("units", "share"))
-    evidence = _evidence(log_sample_ratio(counts, shares / shares.sum()))
+    evidence = _evidence(float(log_sample_ratio(counts, shares / shares.sum())))
     answered = seen.units.gave_feedback.astype(np.float64)
     measured = _Measured(
         sides=sides,

@@ -20,7 +20,8 @@ Vector = NDArray[np.float64]
 BINS = 256  # that bounded readings are tallied in
 _STAKES = np.r_[0.9, 0.7, 0.5 ** np.arange(1.0, 11.0)]  # shares of what is owned that are bet, all at once
 _EDGE = 1e-9  # means are looked for between this and 1 less this
-_CONCENTRATION = 6_000.0  # units that the guess of other shares counts like: sharpest for a share off by about 0.01
+_CONCENTRATION = 1_000.0  # units that the guess of other shares counts like
+_SLIGHTLY = 0.013  # a slight change of a share, in its standard deviations of one unit
 
 
 def narrowest(n: float, alpha: float) -> float:
@@ -141,16 +142,24 @@ def weighted(variant: Vector, control: Vector, share: float, usual: float) -> We
     return Weighted(np.clip(readings[counts > 0.0], 0.0, 1.0), counts[counts > 0.0], at_zero, per_reading)
 
 
-def log_sample_ratio(counts: Vector, shares: Vector) -> float:
-    """Logarithm of the evidence that units were not assigned by `shares`: Dirichlet-multinomial against multinomial.
+def log_sample_ratio(counts: Vector, shares: Vector) -> Vector:
+    """Logarithm of the evidence that units were not assigned by `shares`.
+
+    One half is bet on any other shares (Dirichlet-multinomial against multinomial), the other on one variant that gets
+    a little more or less, so that 51 to 49 is found in 100,000 units.
 
     Args:
-        counts: (k,), units of each variant.
+        counts: (..., k), units of each variant.
         shares: (k,), planned, above 0, with the sum 1.
 
     Source: Lindon and Malek, "Anytime-valid inference for multinomial count data", 2022.
     """
     guess = _CONCENTRATION * shares
-    mixed = gammaln(_CONCENTRATION) - gammaln(_CONCENTRATION + counts.sum())
-    mixed += (gammaln(guess + counts) - gammaln(guess)).sum()
-    return float(mixed - counts @ np.log(shares))
+    total = counts.sum(axis=-1)
+    anything = (gammaln(guess + counts) - gammaln(guess)).sum(axis=-1) - counts @ np.log(shares)
+    anything += gammaln(_CONCENTRATION) - gammaln(_CONCENTRATION + total)
+    off = np.minimum(_SLIGHTLY * np.sqrt(shares * (1.0 - shares)), shares / 2.0)
+    given = np.eye(len(shares)) - (1.0 - np.eye(len(shares))) * shares / (1.0 - shares)[:, None]  # by the others
+    slight = np.vstack([shares + off[:, None] * given, shares - off[:, None] * given])
+    slightly = np.logaddexp.reduce(counts @ np.log(slight / shares).T, axis=-1) - np.log(len(slight))
+    return np.asarray(np.logaddexp(anything, slightly) - np.log(2.0))

@@ -1,0 +1,249 @@
+"""Tests that may be looked at at any time: by hand, against other programs, by property, and by simulation.
+
+Simulations have fixed seeds. Where a chance of failure is stated, it is that of the assertion under another seed.
+"""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import lambertw
+
+from bandit.offline import confidence_sequence
+from bandit.sequential import (
+    BINS,
+    bounds_of_mean,
+    half_width,
+    log_evidence,
+    log_sample_ratio,
+    narrowest,
+    p_value,
+    tallied,
+    weighted,
+)
+
+STAKES = [0.9, 0.7, *(0.5**power for power in range(1, 11))]
+ALARM = math.log(1_000.0)
+
+readings = arrays(float, st.integers(1, 40), elements=st.floats(0.0, 1.0))
+inside = st.floats(0.01, 0.99)
+
+
+def evidence(each, mean):
+    return log_evidence(each, np.ones(len(each)), mean)
+
+
+# --- Means of anything ---
+
+
+def test_half_width_by_hand():
+    # V = 400, n = 100, rho^2 = .01: sqrt(5 / .01 * ln(5 / .0025)) / 100
+    assert float(half_width(400.0, 100.0, 0.01, 0.05)) == pytest.approx(math.sqrt(500.0 * math.log(2_000.0)) / 100.0)
+
+
+@given(st.floats(0.1, 1e4), st.integers(1, 100_000), st.floats(1e-4, 1e2), st.floats(0.001, 0.3))
+def test_half_width_is_the_two_sided_normal_mixture_bound_of_confseq(variance, n, rho2, alpha):
+    rho = 1.0 / rho2  # confseq 0.0.11, uniform_boundaries.h: sqrt((v + rho) (log(1 + v / rho) + 2 log(1 / alpha)))
+    bound = math.sqrt((variance + rho) * (math.log1p(variance / rho) + 2.0 * math.log(1.0 / alpha)))
+    assert float(half_width(variance, n, rho2, alpha)) * n == pytest.approx(bound, rel=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.01, 0.001])
+def test_narrowest_is_as_good_as_the_exact_optimum(alpha):
+    n = 5_000.0
+    exact = (-float(lambertw(-(alpha**2) / math.e, -1).real) - 1.0) / n  # Howard and others, "Time-uniform", 2021
+    best, ours = (float(half_width(n, n, rho2, alpha)) for rho2 in (exact, narrowest(n, alpha)))
+    assert best <= ours <= 1.001 * best
+
+
+@given(st.floats(-1.0, 1.0), st.floats(0.05, 2.0), st.integers(2, 50_000), st.floats(0.001, 0.4))
+def test_the_p_value_is_below_alpha_exactly_when_the_interval_excludes_0(mean, variance, n, alpha):
+    rho2 = narrowest(5_000.0, alpha) / variance
+    half = float(half_width(n * variance, n, rho2, alpha))
+    if abs(abs(mean) - half) > 1e-9:
+        assert (p_value(mean, n * variance, n, rho2) < alpha) == (abs(mean) > half)
+
+
+def test_the_p_value_is_1_over_the_likelihood_ratio_of_the_mixture():
+    n, v, tau, d = 800, 0.42, 0.02, 0.08
+    log_ratio = 0.5 * math.log(v / (v + n * tau**2)) + n**2 * tau**2 * d**2 / (2 * v * (v + n * tau**2))
+    assert p_value(d, n * v, n, tau**2 / v**2) == pytest.approx(math.exp(-log_ratio))
+    # The same by its definition: the likelihood of d, averaged over effects that are normal around 0, to that of none.
+    effects = np.linspace(-0.3, 0.3, 20_001)
+    likelihood = np.exp(n / v * (effects * d - effects**2 / 2.0))
+    density = np.exp(-(effects**2) / (2 * tau**2)) / (tau * math.sqrt(2.0 * math.pi))
+    assert math.exp(log_ratio) == pytest.approx(float(np.trapezoid(likelihood * density, effects)), rel=1e-6)
+
+
+def test_the_sequence_of_logged_decisions_is_the_same():
+    terms = np.random.default_rng(1).random(900)
+    low, high = confidence_sequence(terms, start=300, narrowest_at=700)
+    rho2 = narrowest(700, 0.05) / terms[:300].var(ddof=1)
+    expected = [half_width(n * terms[:n].var(ddof=1), n, rho2, 0.05) for n in (300, 555, 900)]
+    assert ((high - low) / 2)[[299, 554, 899]] == pytest.approx(np.array(expected))
+
+
+# --- Bets ---
+
+
+def test_evidence_by_hand():
+    each = np.array([1.0, 0.0, 1.0])
+    won = [(1.0 + c) ** 2 * (1.0 - c) for c in STAKES]  # against .5 a stake c wins or loses itself
+    assert evidence(each, 0.5) == pytest.approx(math.log(sum(won) / len(won)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "above", "below"),
+    [
+        (0.3, 37.897795492621945, 0.5631117886161087),
+        (0.5, 1.666460253920946, 0.594812970923822),
+        (0.62, 0.9635672049976028, 0.636811447743747),
+    ],
+)
+def test_evidence_is_the_mean_of_the_betting_martingales_of_confseq(mean, above, below):
+    """Numbers of confseq 0.0.11: the mean of `betting_mart` with constant bets c / m, and c / (1 - m) downwards."""
+    each = np.array([0.0, 1, 1, 0.25, 1, 0.5, 1, 1, 0, 1, 0.75, 1])
+    assert math.exp(evidence(each, mean)) == pytest.approx(above, rel=1e-9)
+    assert math.exp(evidence(1.0 - each, 1.0 - mean)) == pytest.approx(below, rel=1e-9)
+
+
+@given(readings, inside, inside)
+def test_a_lower_mean_has_more_evidence_above_it(each, first, second):
+    low, high = sorted((first, second))
+    assert evidence(each, low) >= evidence(each, high) - 1e-9
+
+
+@given(readings, inside, st.randoms(use_true_random=False))
+def test_order_does_not_matter(each, mean, random):
+    other = list(each)
+    random.shuffle(other)
+    assert evidence(np.array(other), mean) == pytest.approx(evidence(each, mean), abs=1e-9)
+
+
+@given(readings, inside)
+def test_a_tally_never_has_more_evidence_than_its_readings(each, mean):
+    counts = tallied(each)
+    assert counts.sum() == pytest.approx(len(each))
+    points = np.linspace(0.0, 1.0, BINS + 1)
+    assert points @ counts == pytest.approx(each.sum(), abs=1e-9)
+    assert log_evidence(points, counts, mean) <= evidence(each, mean) + 1e-9
+
+
+@given(readings, st.floats(0.001, 0.3))
+def test_bounds_are_where_the_evidence_reaches_its_threshold(each, alpha):
+    ones = np.ones(len(each))
+    low, high = bounds_of_mean(each, ones, alpha)
+    assert 0.0 <= low <= each.mean() + 1e-6
+    assert each.mean() - 1e-6 <= high <= 1.0
+    if low > 0.01:
+        assert log_evidence(each, ones, low - 1e-4) >= -math.log(alpha) >= log_evidence(each, ones, low + 1e-4)
+    if high < 0.99:
+        below = 1.0 - each
+        assert log_evidence(below, ones, 1.0 - high - 1e-4) >= -math.log(alpha)
+
+
+def ever(good, mean):
+    """The largest log evidence of each run over all looks, for readings of 0 and 1: booleans of shape (runs, n)."""
+    sums = np.cumsum(good, axis=1)
+    others = np.arange(1, good.shape[1] + 1) - sums
+    won = [sums * math.log1p(stake * (1.0 / mean - 1.0)) + others * math.log1p(-stake) for stake in STAKES]
+    return (np.logaddexp.reduce(won, axis=0) - math.log(len(STAKES))).max(axis=1)
+
+
+@pytest.mark.parametrize("mean", [0.02, 0.3, 0.7])
+def test_bets_on_readings_with_the_mean_rarely_win(mean):
+    """1,000 runs of 2,000 readings: at most 1 % reach 100 at any time, so above 2 % comes with a chance of 1 in 300."""
+    good = np.random.default_rng(7).random((1_000, 2_000)) < mean
+    assert (ever(good, mean) >= math.log(100.0)).mean() <= 0.02
+
+
+def test_bets_hold_when_the_mean_moves_and_depends_on_what_came_before():
+    """The mean stays at most .4, chosen by an adversary who saw all readings: 1,000 runs, 1 in 300 as above."""
+    chance = np.random.default_rng(8).random((1_000, 2_000))
+    good, total = np.zeros(chance.shape, dtype=bool), np.zeros(1_000)
+    for at in range(2_000):
+        good[:, at] = chance[:, at] < np.where(total > 0.38 * at, 0.4, 0.1)
+        total += good[:, at]
+    assert (ever(good, 0.4) >= math.log(100.0)).mean() <= 0.02
+
+
+# --- What an assigned variant does less what the control does ---
+
+
+@given(readings, readings, st.floats(0.05, 0.95), st.floats(0.0, 1.0))
+def test_readings_stand_for_the_difference_and_keep_to_0_and_1(variant, control, share, usual):
+    variant, control = np.round(variant * BINS) / BINS, np.round(control * BINS) / BINS
+    found = weighted(tallied(variant), tallied(control), share, usual)
+    assert ((found.values >= 0.0) & (found.values <= 1.0)).all()
+    total = ((variant - usual) / share).sum() - ((control - usual) / (1.0 - share)).sum()
+    mean = found.values @ found.counts / found.counts.sum()
+    assert found.difference(mean) == pytest.approx(total / (len(variant) + len(control)), abs=1e-6)
+    assert found.difference(found.reading(0.01)) == pytest.approx(0.01, abs=1e-6)
+
+
+def test_a_good_guess_of_what_is_usual_makes_bets_sharper():
+    random = np.random.default_rng(9)
+    tallies = [tallied(random.beta(30, 20, 2_000)) for _ in range(2)]  # around .6
+    widths = []
+    for usual in (0.0, 0.6):
+        bets = weighted(*tallies, 0.5, usual)
+        low, high = bounds_of_mean(bets.values, bets.counts, 0.01)
+        widths.append(bets.difference(high) - bets.difference(low))
+    assert widths[1] < 0.3 * widths[0]
+
+
+# --- Sample ratio ---
+
+
+def test_sample_ratio_by_hand():
+    """Two units in a variant with half of the traffic: 501/1001 instead of a half the second time, or .5065, .4935."""
+    anything = 501.0 / 1_001.0 * 2.0
+    slightly = (1.013**2 + 0.987**2) / 2.0
+    found = log_sample_ratio(np.array([2.0, 0.0]), np.array([0.5, 0.5]))
+    assert float(found) == pytest.approx(math.log((anything + slightly) / 2.0))
+
+
+@pytest.mark.parametrize(
+    ("counts", "shares", "expected"),
+    [((4_100, 3_120), (0.5, 0.5), 57.511329030377965), ((1_410, 1_112, 11_570), (0.1, 0.1, 0.8), 32.38948129648634)],
+)
+def test_sample_ratio_is_half_the_bayes_factor_of_another_program(counts, shares, expected):
+    """Numbers of ssrm-test 0.1.5, `sequential_bayes_factors` with a concentration of 1,000: the other half is small."""
+    found = float(log_sample_ratio(np.array(counts, float), np.array(shares)))
+    assert found == pytest.approx(expected - math.log(2.0), abs=0.01)
+
+
+@given(st.integers(1, 6), st.integers(0, 6), st.floats(0.05, 0.95))
+def test_evidence_of_the_sample_ratio_is_1_in_the_mean(units, already, share):
+    """Over every way that further units can fall, weighted by the plan: what makes it a fair bet."""
+    start = np.array([float(already), 2.0])
+    ways = [
+        math.comb(units, here) * share**here * (1.0 - share) ** (units - here)
+        * math.exp(log_sample_ratio(start + np.array([here, units - here]), np.array([share, 1.0 - share])))
+        for here in range(units + 1)
+    ]  # fmt: skip
+    assert sum(ways) == pytest.approx(math.exp(log_sample_ratio(start, np.array([share, 1.0 - share]))), rel=1e-9)
+
+
+def alarmed(share, runs, seed):
+    """Which share of runs of 100,000 units, half of them planned in the variant, alarms at a look each 100 units."""
+    random, n = np.random.default_rng(seed), np.arange(100.0, 100_001.0, 100.0)
+    alarms = 0
+    for _ in range(runs // 100):
+        here = np.cumsum(random.binomial(100, share, (100, len(n))), axis=1)
+        each = log_sample_ratio(np.stack([here, n - here], axis=-1), np.array([0.5, 0.5]))
+        alarms += int((each.max(axis=1) > ALARM).sum())
+    return alarms / runs
+
+
+def test_the_sample_ratio_raises_no_alarm_without_cause():
+    """By Ville at most .1 %; 10 of 10,000 would fail. Measured .03 %, so that comes with a chance of 1 in 1,000."""
+    assert alarmed(0.5, 10_000, 11) < 0.001
+
+
+def test_the_sample_ratio_finds_51_to_49_in_100_000_units():
+    """Measured 99.3 %: below 99 % of 10,000 comes with a chance of 1 in 5,000."""
+    assert alarmed(0.51, 10_000, 12) >= 0.99
