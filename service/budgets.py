@@ -106,9 +106,9 @@ class Budgets:
         return Pacer(budget_usd=policy.late_share), self._state(Name(_LATE + policy.name))
 
     def standings(self, setup: Setup, now: float) -> list[Standing]:
-        """How every policy keeps its budgets."""
+        """How every policy, and every variant with an account of its own, keeps its budgets."""
         found: list[Standing] = []
-        for policy in setup.policies.values():
+        for policy, *_ in self._all(setup):
             if isinstance(policy, Limited) and policy.objective == "budget":
                 found.append(_standing(policy.name, "money", *self.money(policy, now)))
             if isinstance(policy, Limited) and policy.late_after_s:

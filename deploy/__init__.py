@@ -1,0 +1,1 @@
+"""What runs Armwise beside its own code: Prometheus, Grafana, containers. No part of the package that is installed."""
