@@ -1,8 +1,8 @@
 """The pictures of docs/dashboard.md and of the README: the dashboard in a real browser, before a real service.
 
 Run with python -m benchmarks.dashboard_pictures. Needs Chromium (Debian: apt-get install chromium) and playwright (pip
-install -e '.[dev]'); takes three minutes. The service has simulated models and gets the prompts of `armwise demo` within
-a minute; their times are spread over a day before the pictures are taken. Nothing else is made up.
+install -e '.[dev]'); takes three minutes. The service has simulated models and gets the prompts of `armwise demo` in a
+minute; their times are spread over a day before the pictures are taken. Nothing else is made up.
 """
 
 import argparse
@@ -108,6 +108,7 @@ def fill(folder: Path) -> None:
         armwise(folder, "demo", "--url", url, "--rounds", str(ROUNDS)).wait()
         tell(url, "/v1/events", EVENT)
         time.sleep(5.0)  # for the last units' time to be over, and a look
+        tell(url, f"/v1/experiments/{EXPERIMENT['name']}/stop", {"note": "enough for a picture"})
     with contextlib.closing(sqlite3.connect(folder / "data" / "armwise.db")) as database:
         database.executescript(SPREAD.format(day=DAY_S))
     armwise(folder, "rebuild").wait()
@@ -125,7 +126,7 @@ def take(url: str, chromium: str) -> None:
     flags = ["--no-sandbox"] if os.geteuid() == 0 else []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=flags)
-        page = browser.new_page(viewport={"width": 1280, "height": 1500})
+        page = browser.new_page(viewport={"width": 1280, "height": 2020})
         loaded(page, url)
         picture(page, "overview")
         page.locator("#experiments").screenshot(path=FOLDER / "dashboard-experiment.png")
@@ -134,7 +135,6 @@ def take(url: str, chromium: str) -> None:
         page.get_by_role("button", name="Good reply").click()
         page.get_by_role("button", name="Explain step by step").click()
         page.locator(".explained").screenshot(path=FOLDER / "dashboard-decision.png")
-        page.locator("#playground").screenshot(path=FOLDER / "dashboard-playground.png")
         page.close()
         phone = browser.new_page(viewport={"width": 390, "height": 1400}, color_scheme="dark")
         loaded(phone, url)

@@ -8,7 +8,7 @@ import { colourOf } from "../palette.js";
 import { explain } from "./decisions.js";
 
 // The routing of a reply, or of a decision that was only tried.
-function why(routing, costs = {}) {
+function why(routing, costs = null) {
   const eligible = Object.entries(routing.eligible);
   const excluded = Object.entries(routing.excluded ?? {});
   return [
@@ -21,12 +21,12 @@ function why(routing, costs = {}) {
     ),
     table(
       "Probability of each model",
-      ["model", "0 to 1", "probability#", "expected cost#"],
+      ["model", "0 to 1", "probability#", ...(costs ? ["expected cost#"] : [])],
       eligible.map(([model, share]) => [
         modelMark(model),
         bar(share, colourOf(model)),
         fixed(share, 4),
-        usd(costs[model]),
+        ...(costs ? [usd(costs[model])] : []),
       ]),
     ),
     excluded.length
@@ -49,13 +49,12 @@ function thumbs(id) {
       told.textContent = error.message;
     }
   };
-  const thumb = (sign, label, value) =>
-    h("button", { type: "button", "aria-label": label, onclick: () => give(value) }, sign);
+  const thumb = (label, value) => h("button", { type: "button", onclick: () => give(value) }, label);
   return h(
     "div",
     { class: "buttons" },
-    thumb("👍", "Good reply", "up"),
-    thumb("👎", "Bad reply", "down"),
+    thumb("Good reply", "up"),
+    thumb("Bad reply", "down"),
     h("button", { type: "button", onclick: () => explain(id) }, "Explain step by step"),
     told,
   );
