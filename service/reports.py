@@ -1,38 +1,72 @@
-"""Totals and distributions over the decision log: what GET /stats answers."""
+"""Totals and distributions, and the records behind them: what GET /stats and /stats/raw answer."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Integer, case, func, select
+from sqlalchemy import ColumnElement, Connection, select
 
+from bandit.vocabulary import PROMPT_TIERS
 from service import store
 from service.decide import Decision
-from service.tables import attempts, decisions
+from service.tables import traffic
+from service.traffic import HOUR_S, NANO, hour_of
 
 _DAY_S = 86_400.0
-_SPREADS = ("model", "tier", "task_type", "policy", "method")
+_FEW = 1_000  # decisions that are left out one by one
 
 
-def statistics(connection: Connection, since: float, until: float, key_id: str | None = None) -> dict[str, Any]:
-    """Calls, cost, mean latency, and how calls are spread, between two times."""
-    rows = usage(connection, since, until, key_id)
-    calls = total(rows, "decisions")
-    attempts = total(rows, "attempts")
+def statistics(connection: Connection, since: float, until: float) -> dict[str, Any]:
+    """Calls, cost, mean latency, and how calls are spread, in the hours between two times.
+
+    A decision counts for the model that answered it; cost and latency of a call count for the model that was called.
+    """
+    hours = (traffic.c.hour >= hour_of(since), traffic.c.hour <= hour_of(until))
+    rows = _sums(connection, hours, {"day": traffic.c.hour // 24, "model": traffic.c.arm}, _TOTALS)
+    tasks = _sums(connection, hours, {"model": traffic.c.arm, "task_type": traffic.c.task_type}, ("decisions",))
+    by_policy = {"policy": traffic.c.policy, "method": traffic.c.method}
+    policies = _sums(connection, hours, by_policy, ("decisions",))
+    calls, attempts = total(rows, "decisions"), total(rows, "calls")
+    tiers: dict[str, int] = {tier: total(rows, tier) for tier in PROMPT_TIERS}
     return {
         "calls": calls,
-        "cost_usd": total(rows, "cost_usd"),
-        "mean_latency_ms": 1000 * total(rows, "latency_s") / attempts if attempts else None,
-        "mean_routing_ms": 1000 * total(rows, "routing_s") / calls if calls else None,
+        "cost_usd": total(rows, "cost_nano") / NANO,
+        "mean_latency_ms": total(rows, "latency_us") / attempts / 1000 if attempts else None,
+        "mean_routing_ms": total(rows, "routing_us") / calls / 1000 if calls else None,
         "attempts": attempts,
         "failed_attempts": total(rows, "failures"),
         "prompt_tokens": total(rows, "prompt_tokens"),
         "completion_tokens": total(rows, "completion_tokens"),
-        "distribution": {name: spread(rows, name) for name in _SPREADS},
-        "models": {model: costs_of(rows, model) for model in sorted({row["model"] for row in rows})},
+        "distribution": {
+            "model": spread(rows, "model"),
+            "tier": _most_first(tiers),
+            "task_type": spread(tasks, "task_type"),
+            "policy": spread(policies, "policy"),
+            "method": spread(policies, "method"),
+        },
+        "models": {model: costs_of(rows, tasks, model) for model in sorted({row["model"] for row in rows})},
         "days": [days_of(rows, day) for day in sorted({row["day"] for row in rows})],
     }
+
+
+_TOTALS = (
+    "decisions", *PROMPT_TIERS, "routing_us", "calls", "failures", "cost_nano", "latency_us", "prompt_tokens",
+    "completion_tokens",
+)  # fmt: skip
+
+
+def _sums(
+    connection: Connection,
+    hours: Sequence[ColumnElement[bool]],
+    by: Mapping[str, ColumnElement[Any]],
+    names: Iterable[str],
+) -> list[dict[str, Any]]:
+    """The sums of some counts, one row for each combination of what they are told by."""
+    groups = [column.label(f"by_{name}") for name, column in by.items()]
+    wanted = select(*groups, *(store.total(traffic.c[name]) for name in names)).where(*hours)
+    rows = connection.execute(wanted.group_by(*groups).order_by(*groups))
+    return [dict(zip((*by, *names), row, strict=True)) for row in rows]
 
 
 def total(rows: Iterable[dict[str, Any]], column: str) -> Any:
@@ -41,40 +75,62 @@ def total(rows: Iterable[dict[str, Any]], column: str) -> Any:
 
 
 def spread(rows: Iterable[dict[str, Any]], column: str) -> dict[str, int]:
-    """Calls by the values of a column, most first."""
+    """Calls by the values of a column, most first; values without any are left out."""
     counts: dict[str, int] = defaultdict(int)
     for row in rows:
         counts[row[column]] += row["decisions"]
-    return dict(sorted(counts.items(), key=lambda pair: -pair[1]))
+    return _most_first(counts)
 
 
-def costs_of(rows: list[dict[str, Any]], model: str) -> dict[str, Any]:
+def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
+    return {name: count for name, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
+
+
+def costs_of(rows: list[dict[str, Any]], tasks: list[dict[str, Any]], model: str) -> dict[str, Any]:
     """What one model was used for and what it cost."""
     own = [row for row in rows if row["model"] == model]
-    attempts = total(own, "attempts")
+    attempts = total(own, "calls")
     return {
         "calls": total(own, "decisions"),
-        "cost_usd": total(own, "cost_usd"),
-        "mean_latency_ms": 1000 * total(own, "latency_s") / attempts if attempts else None,
-        "task_types": spread(own, "task_type"),
+        "cost_usd": total(own, "cost_nano") / NANO,
+        "mean_latency_ms": total(own, "latency_us") / attempts / 1000 if attempts else None,
+        "task_types": spread([row for row in tasks if row["model"] == model], "task_type"),
     }
 
 
 def days_of(rows: list[dict[str, Any]], day: int) -> dict[str, Any]:
     """One day, in seconds since 1970 UTC at its start."""
     own = [row for row in rows if row["day"] == day]
-    calls, cost = total(own, "decisions"), total(own, "cost_usd")
+    calls, cost = total(own, "decisions"), total(own, "cost_nano") / NANO
     return {"from": day * _DAY_S, "calls": calls, "cost_usd": cost, "model": spread(own, "model")}
 
 
-def records(connection: Connection, limit: int, offset: int, key_id: str | None = None) -> list[dict[str, Any]]:
+def records(connection: Connection, limit: int, offset: int) -> list[dict[str, Any]]:
     """Decisions, newest first, each with its attempts."""
-    rows: list[dict[str, Any]] = store.list_decisions(connection, limit=limit, offset=offset, key_id=key_id)
+    before, offset = page_start(connection, offset)
+    rows: list[dict[str, Any]] = store.list_decisions(connection, limit=limit, offset=offset, before=before)
     attempts: dict[str, list[dict[str, Any]]] = defaultdict(list)
     calls: list[dict[str, Any]] = store.attempts_of(connection, [row["id"] for row in rows]) if rows else []
     for call in calls:
         attempts[call["decision_id"]].append(call)
     return [record(row, attempts[row["id"]]) for row in rows]
+
+
+def page_start(connection: Connection, offset: int) -> tuple[tuple[float, str] | None, int]:
+    """Where a page begins: the end of an hour, and how many decisions to leave out from there.
+
+    A database that leaves out a million rows reads them all.
+    """
+    if offset <= _FEW:
+        return None, offset
+    hours = select(traffic.c.hour, store.total(traffic.c.decisions)).group_by(traffic.c.hour)
+    end = None
+    for hour, count in connection.execute(hours.order_by(traffic.c.hour.desc())):
+        if count > offset:
+            return ((hour + 1) * HOUR_S, ""), offset
+        offset -= count
+        end = (hour * HOUR_S, "")
+    return end, offset
 
 
 def record(row: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -99,38 +155,3 @@ def record(row: dict[str, Any], attempts: list[dict[str, Any]]) -> dict[str, Any
         "cost_usd": sum(attempt["cost_usd"] for attempt in attempts),
         "attempts": attempts,
     }
-
-
-def usage(connection: Connection, since: float, until: float, key_id: str | None = None) -> list[dict[str, Any]]:
-    """Decisions and what they cost, counted per day, model that served, tier, task type, policy and method.
-
-    Beside those, each row has `day` in days since 1970-01-01 UTC, and decisions, routing_s, attempts, failures,
-    cost_usd, latency_s (summed over all attempts), prompt_tokens and completion_tokens.
-    """
-    days = decisions.c.created_at / 86_400.0
-    if connection.dialect.name == "postgresql":
-        days = func.floor(days)  # its cast rounds where SQLite's truncates
-    day = days.cast(Integer).label("day")
-    model = func.coalesce(decisions.c.served_arm, decisions.c.arm).label("model")
-    groups = (day, model, decisions.c.tier, decisions.c.task_type, decisions.c.policy, decisions.c.method)
-    routing = case((func.coalesce(attempts.c.step, 0) == 0, decisions.c.routing_s), else_=0.0)  # once a decision
-    statement = (
-        select(
-            *groups,
-            func.count(decisions.c.id.distinct()).label("decisions"),
-            func.sum(routing).label("routing_s"),
-            func.count(attempts.c.step).label("attempts"),
-            store.total(case((attempts.c.outcome != "ok", 1), else_=0)).label("failures"),
-            func.coalesce(func.sum(attempts.c.cost_usd), 0.0).label("cost_usd"),
-            func.coalesce(func.sum(attempts.c.latency_s), 0.0).label("latency_s"),
-            store.total(attempts.c.prompt_tokens).label("prompt_tokens"),
-            store.total(attempts.c.completion_tokens).label("completion_tokens"),
-        )
-        .select_from(decisions.outerjoin(attempts))
-        .where(decisions.c.created_at >= since, decisions.c.created_at < until)
-        .group_by(*groups)
-        .order_by(*groups)
-    )
-    if key_id is not None:
-        statement = statement.where(decisions.c.key_id == key_id)
-    return [dict(row) for row in connection.execute(statement).mappings()]

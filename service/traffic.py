@@ -25,7 +25,8 @@ from service.tables import (
 )  # fmt: skip
 
 COUNTS = (*TRAFFIC_DECIDED, *TRAFFIC_CALLED, *TRAFFIC_RATED, *TRAFFIC_LATENCY)
-BOUNDS_S = tuple(0.01 * 2.0 ** (number / 2) for number in range(27))  # upper bounds of the classes of latency; 82 s
+# Upper bounds of the classes of latency; the last one is 82 s, and beyond it is one class more.
+BOUNDS_S: tuple[float, ...] = tuple(0.01 * 2.0 ** (number / 2) for number in range(27))
 HOUR_S = 3600.0
 
 MICRO, NANO, MILLI = 1e6, 1e9, 1e3

@@ -9,7 +9,6 @@ from bandit.posteriors import CellKey, Counts
 from service import store
 from service.database import Database
 from service.learn import Measurement, record
-from service.reports import usage
 
 NOON = 1_800_000_000.0
 CELL = CellKey("", "small", "Open QA", "simple", 500_000, "thumb")
@@ -249,37 +248,6 @@ async def test_what_is_learned_while_cells_are_compared_is_not_taken_for_wrong(d
     await learning
     assert len(found) > 5
     assert not any(found)
-
-
-async def test_usage_counts_decisions_once_however_many_attempts(database, decision_row, attempt_row):
-    day = int(NOON // 86_400)
-    last_second = (day + 1) * 86_400 - 0.5
-
-    def work(connection):
-        rows = [
-            decision_row("a", created_at=last_second, served_arm="large"),
-            decision_row("b", created_at=last_second, key_id="mine"),
-            decision_row("c", created_at=last_second + 1),
-            decision_row("unserved", created_at=last_second + 1, arm="medium"),
-        ]
-        store.insert_decisions(connection, rows)
-        first = attempt_row("a", outcome="timeout", cost_usd=0.0, latency_s=2.0)
-        second = attempt_row("a", step=1, arm="large", cost_usd=0.25)
-        store.insert_attempts(connection, [first, second, attempt_row("b"), attempt_row("c")])
-
-    await database.write(work)
-    names = ("day", "model", "decisions", "attempts", "failures", "cost_usd", "latency_s", "prompt_tokens")
-
-    async def told(*arguments):
-        return {tuple(row[name] for name in names) for row in await database.read(usage, *arguments)}
-
-    assert await told(0.0, NOON * 2) == {
-        (day, "large", 1, 2, 1, 0.25, 2.5, 20),
-        (day, "small", 1, 1, 0, 0.001, 0.5, 10),
-        (day + 1, "small", 1, 1, 0, 0.001, 0.5, 10),
-        (day + 1, "medium", 1, 0, 0, 0.0, 0.0, 0),
-    }
-    assert await told(last_second, last_second + 1, "mine") == {(day, "small", 1, 1, 0, 0.001, 0.5, 10)}
 
 
 async def test_keys_are_found_by_digest_and_revoked_once(database):
