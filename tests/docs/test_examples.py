@@ -212,3 +212,17 @@ async def test_a_reader_asks_and_rates_on_the_page(web_app):
     ):
         decision = await told.json()
     assert reader in json.dumps(decision)
+
+
+def test_a_thumb_is_clicked_in_a_browser(web_app, browser_page):
+    page_url, _ = web_app
+    with browser_page() as page:
+        page.goto(page_url)
+        page.locator("input").fill("What is the capital of France?")
+        page.get_by_role("button", name="Ask").click()
+        page.locator("#rate").wait_for(state="visible")
+        assert page.locator("#reply").inner_text()
+        with page.expect_response("**/rate") as rated:
+            page.get_by_role("button", name="👍").click()
+        assert rated.value.json() == {"status": "recorded"}
+        page.locator("#rate").wait_for(state="hidden")

@@ -76,3 +76,17 @@ def test_examples_are_shown_whole(site):
     for word in ("CheapEnough", "MISSING_LINK", "CannedModel", "Labelled", "model_server"):
         assert word in shown
     assert "--8&lt;--" not in shown
+
+
+def test_it_is_read_and_searched_from_a_disk(site, browser_page):
+    asked, mistakes = [], []
+    with browser_page() as page:
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("pageerror", mistakes.append)
+        page.goto((site / "index.html").as_uri())
+        page.get_by_role("link", name="Choosing an objective").first.click()
+        assert page.locator("h1").inner_text().startswith("Choosing an objective")
+        page.locator("input.md-search__input").fill("usd_per_request")
+        page.locator(".md-search-result__item").first.wait_for()
+    assert mistakes == []
+    assert {address.partition(":")[0] for address in asked} <= {"file", "data", "blob"}
