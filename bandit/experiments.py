@@ -312,8 +312,8 @@ def _guarded(design: Design, guardrail: Guardrail, outcomes: list[_Outcomes], bo
     low, high = (bets.difference(bound) for bound in bounds_of_mean(bets.values, bets.counts, alpha))
     sign = 1.0 if guardrail.direction == "down" else -1.0
     at_limit = bets.reading(sign * guardrail.limit / guardrail.largest)
-    above = log_evidence(bets.values, bets.counts, at_limit)
-    below = log_evidence(1.0 - bets.values, bets.counts, 1.0 - at_limit)
+    above = float(log_evidence(bets.values, bets.counts, at_limit))
+    below = float(log_evidence(1.0 - bets.values, bets.counts, 1.0 - at_limit))
     beyond, within = (above, below) if guardrail.direction == "down" else (below, above)
     return Guarded(
         metric=guardrail.metric,

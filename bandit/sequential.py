@@ -73,7 +73,7 @@ def tallied(values: Vector) -> Vector:
     )
 
 
-def log_evidence(values: Vector, counts: Vector, mean: float) -> float:
+def log_evidence(values: Vector, counts: Vector, mean: float) -> Vector:
     """Logarithm of the evidence that readings in [0, 1] have a mean above `mean`, in (0, 1).
 
     The hypothesis it speaks against: each reading, given those before, has an expected value of at most `mean`. Each of
@@ -81,14 +81,13 @@ def log_evidence(values: Vector, counts: Vector, mean: float) -> float:
 
     Args:
         values: (k,), in [0, 1].
-        counts: (k,), how many readings there are of each.
+        counts: (..., k), how many readings there are of each.
         mean: of the hypothesis.
 
     Source: Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", 2024.
     """
-    with np.errstate(over="ignore"):
-        won = np.log1p(np.outer(_STAKES, values / mean - 1.0)) @ counts
-    return float(np.logaddexp.reduce(won) - np.log(len(_STAKES)))
+    won = counts @ np.log1p(np.outer(values / mean - 1.0, _STAKES))
+    return np.asarray(np.logaddexp.reduce(won, axis=-1) - np.log(len(_STAKES)))
 
 
 def bounds_of_mean(values: Vector, counts: Vector, alpha: float) -> tuple[float, float]:
@@ -101,7 +100,7 @@ def bounds_of_mean(values: Vector, counts: Vector, alpha: float) -> tuple[float,
 
 def _lowest(values: Vector, counts: Vector, alpha: float) -> float:
     def left(mean: float) -> float:
-        return log_evidence(values, counts, mean) + float(np.log(alpha))
+        return float(log_evidence(values, counts, mean) + np.log(alpha))
 
     if left(_EDGE) <= 0.0:
         return 0.0
