@@ -11,6 +11,14 @@ from bandit.vocabulary import MODEL_TIERS, Arm, Limits, PromptProfile
 Rule = Callable[[Arm, PromptProfile, Limits], str | None]
 
 
+SWITCHED_OFF = "switched off by the owner"
+
+
+def switched_off(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:
+    """The owner took the model out of service."""
+    return SWITCHED_OFF if arm.name in limits.switched_off else None
+
+
 def not_allowed(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:
     """The request or its key names the models it allows."""
     if limits.allow is not None and arm.name not in limits.allow:
@@ -54,7 +62,9 @@ def too_expensive(arm: Arm, profile: PromptProfile, limits: Limits) -> str | Non
     )
 
 
-RULES: tuple[Rule, ...] = (not_allowed, not_local, lacks_ability, below_tier, window_too_small, too_expensive)
+RULES: tuple[Rule, ...] = (
+    switched_off, not_allowed, not_local, lacks_ability, below_tier, window_too_small, too_expensive,
+)  # fmt: skip
 
 
 def split(arms: Sequence[Arm], profile: PromptProfile, limits: Limits) -> tuple[list[Arm], dict[str, str]]:

@@ -101,6 +101,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_cost_usd: float | None = None  # for this one call
     sensitive: bool = False  # only local arms
     explore: bool = True  # False: no exploration, the arm most likely to be best
+    switched_off: frozenset[str] = frozenset()  # names of arms that the owner took out of service
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

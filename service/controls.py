@@ -21,7 +21,7 @@ from service.tables import controls
 
 log = logging.getLogger("armwise")
 
-Action = Literal["freeze", "unfreeze", "reset", "rollback", "off", "on"]
+Action = Literal["freeze", "unfreeze", "reset", "rollback", "off", "on", "disable", "enable"]
 
 FORGET = Restart(label_keep=0.0, heuristic_keep=0.0)
 
@@ -66,6 +66,7 @@ class InForce(msgspec.Struct, frozen=True, kw_only=True):
 
     mark: tuple[int, int] = (0, 0)  # how many rows it was made of, and the last one
     off: Control | None = None  # the kill switch
+    disabled: frozenset[str] = frozenset()  # models that are out of service
     estimates: Mapping[tuple[str, Cell], Mapping[str, Estimate]] = {}  # held ones, by policy and cell
     evidence: Mapping[str, Mapping[str, Evidence]] = {}  # held, by task type
     regressions: Mapping[tuple[str, TaskType], Mapping[str, Regression]] = {}  # held, by policy and task type
@@ -127,6 +128,7 @@ def fold(rows: Sequence[Control], mark: tuple[int, int] = (0, 0)) -> InForce:
     return InForce(
         mark=mark,
         off=state.off,
+        disabled=frozenset(state.disabled),
         estimates=state.estimates,
         evidence=state.evidence,
         regressions=state.regressions,
@@ -176,6 +178,7 @@ class _State:
 
     def __init__(self) -> None:
         self.off: Control | None = None
+        self.disabled: set[str] = set()
         self.estimates: dict[tuple[str, Cell], dict[str, Estimate]] = {}
         self.evidence: dict[str, dict[str, Evidence]] = {}
         self.regressions: dict[tuple[str, TaskType], dict[str, Regression]] = {}
@@ -188,6 +191,10 @@ class _State:
         match row.action:
             case "off" | "on":
                 self.off = row if row.action == "off" else None
+            case "disable":
+                self.disabled |= {row.arm} - {None}
+            case "enable":
+                self.disabled -= {row.arm}
             case "unfreeze":
                 self._release(row)
             case "reset":

@@ -1,4 +1,4 @@
-"""What the owner switched: learning held, forgotten or rolled back, and the kill switch."""
+"""What the owner switched: learning held, forgotten or rolled back, models out of service, and the kill switch."""
 
 import asyncio
 import time
@@ -27,6 +27,8 @@ class ControlOperation(Operation):
                 "unfreeze": {"action": "unfreeze"},
                 "reset": {"action": "reset", "model": "large", "note": "poisoned feedback"},
                 "rollback": {"action": "rollback", "to": "2026-01-31T12:00", "task_type": "Code Generation"},
+                "out of service": {"action": "disable", "model": "large", "note": "the provider is down"},
+                "in service again": {"action": "enable", "model": "large"},
                 "kill switch": {"action": "off", "note": "incident 42"},
                 "on again": {"action": "on"},
             },
@@ -36,7 +38,7 @@ class ControlOperation(Operation):
 
 @get("/v1/controls", tags=["owner"], summary="What the owner switched")
 async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """The kill switch, the posteriors that are held, and everything that was ever switched, newest first."""
+    """The kill switch, models out of service, what is held, and everything that was ever switched, newest first."""
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     await parts.reload_controls()
@@ -44,6 +46,7 @@ async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
     in_force = parts.knowledge.controls
     return {
         "off": in_force.off is not None,
+        "disabled": sorted(in_force.disabled),
         "held": held_cells(in_force),
         "controls": [public(row) for row in reversed(rows)],
     }
@@ -51,7 +54,7 @@ async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
 
 @post(
     "/v1/controls", status_code=200, operation_class=ControlOperation, tags=["owner"],
-    summary="Hold, forget or roll back what was learned; switch learned decisions off and on",
+    summary="Hold, forget or roll back what was learned; switch models, or all learned decisions, off and on",
 )  # fmt: skip
 async def tell_control(request: Request[Any, Any, Any]) -> dict[str, Any]:
     """Done at once by this process, within a second by all others, and kept with who did it, when and why."""

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
-from tests.browser.pages import EXPERIMENT, MARKUP, SETTINGS, Served, Watched
+from tests.browser.pages import EXPERIMENT, MARKUP, SETTINGS, SLOWEST_MS, Served, Watched
 
 ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -78,6 +78,7 @@ def browser():
     flags = ["--disable-background-networking"]
     if os.geteuid() == 0:
         flags.append("--no-sandbox")
+    expect.set_options(timeout=SLOWEST_MS)
     with sync_playwright() as playwright:
         opened = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
         yield opened

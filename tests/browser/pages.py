@@ -3,6 +3,7 @@
 import httpx
 from playwright.sync_api import expect
 
+SLOWEST_MS = 60_000  # of anything the browser waits for, on a machine that does much else
 MARKUP = "<img src=x onerror=window.broken=1>"
 PANELS = (
     "totals", "shares", "posteriors", "money", "worth", "budget", "feedback", "reliability", "drift", "heuristics",
@@ -83,7 +84,7 @@ class Watched:
         self.page = page
         self.errors = []
         self.asked = []
-        page.set_default_timeout(10_000)
+        page.set_default_timeout(SLOWEST_MS)
         page.on("console", lambda said: self.errors.append(said.text) if said.type == "error" else None)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("request", lambda request: self.asked.append(request.url))
@@ -97,4 +98,4 @@ class Watched:
     def settled(self):
         """Wait until no panel is loading."""
         expect(self.page.locator("section.panel")).to_have_count(len(PANELS))
-        expect(self.page.locator('section[data-state="loading"]')).to_have_count(0, timeout=20_000)
+        expect(self.page.locator('section[data-state="loading"]')).to_have_count(0)

@@ -211,6 +211,19 @@ def test_controls_are_done_with_their_note(page, served):
     assert served.call("/v1/controls")["off"] is False
 
 
+def test_a_model_is_taken_out_of_service_and_back(page, served):
+    controls = panel(page, "controls")
+    controls.get_by_role("button", name="Disable medium").click()
+    expect(page.get_by_role("dialog")).to_contain_text("No request is sent to it")
+    page.get_by_role("button", name="Do it").click()
+    expect(controls.get_by_role("row", name="medium out of service")).to_be_visible()
+    assert served.chat("Who are you?")["routing"]["excluded"] == {"medium": "switched off by the owner"}
+    controls.get_by_role("button", name="Enable medium").click()
+    page.get_by_role("button", name="Do it").click()
+    expect(controls.get_by_role("row", name="medium in service")).to_be_visible()
+    assert served.chat("Who are you?")["routing"]["excluded"] == {}
+
+
 def test_an_experiment_is_paused_and_started_with_a_reason(page, served):
     shown = panel(page, "experiments")
     expect(shown.locator(".badge")).to_have_text("running")

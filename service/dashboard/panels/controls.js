@@ -3,7 +3,8 @@
 import { get, post } from "../api.js";
 import { action } from "../confirm.js";
 import { choice, h, option, table } from "../dom.js";
-import { count, fixed, time } from "../format.js";
+import { count, time } from "../format.js";
+import { modelMark } from "../marks.js";
 
 const DOES = {
   freeze: "What is believed stays as it is now. Feedback is stored, but changes nothing until unfreeze.",
@@ -49,6 +50,31 @@ function learning({ models, tasks }, reload) {
   );
 }
 
+// Each model with the button that takes it out of service or back.
+const service = ({ models, disabled }, reload) =>
+  table(
+    "Models in service",
+    ["model", "state", "switch"],
+    models.map((name) => {
+      const out = disabled.includes(name);
+      return [
+        modelMark(name),
+        out ? "out of service" : "in service",
+        action(out ? `Enable ${name}` : `Disable ${name}`, {
+          what: () => `${out ? "Enable" : "Disable"} ${name}?`,
+          consequence: () =>
+            out
+              ? "It may be drawn again, and may be named."
+              : "No request is sent to it, not even one that names it, until you enable it. What was learned stays.",
+          danger: !out,
+          note: true,
+          run: (note) => post("/v1/controls", { action: out ? "enable" : "disable", model: name, note }),
+          done: reload,
+        }),
+      ];
+    }),
+  );
+
 const killSwitch = (off, reload) =>
   action(off ? "Switch learned decisions on" : "Switch learned decisions off", {
     what: () => (off ? "Switch learned decisions on again?" : "Switch all learned decisions off?"),
@@ -65,7 +91,8 @@ const killSwitch = (off, reload) =>
 export default {
   id: "controls",
   title: "Controls",
-  about: "Hold, forget or roll back what was learned; the kill switch. For keys with the scope admin; each asks first.",
+  about:
+    "Switch models or learned decisions off; hold, forget or roll back what was learned. Needs a key with scope admin.",
   everyS: 0,
   wide: true,
   async load() {
@@ -76,6 +103,8 @@ export default {
   draw: (found, _, reload) => [
     h("p", {}, "Learned decisions are ", h("strong", {}, found.off ? "off: the safe policy decides." : "on.")),
     killSwitch(found.off, reload),
+    h("h3", {}, "Models"),
+    service(found, reload),
     h("h3", {}, "Learning"),
     learning(found, reload),
     found.held.length
