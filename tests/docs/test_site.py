@@ -24,6 +24,7 @@ def site(tmp_path_factory):
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1", "http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "excluded from the built site" not in done.stderr
     return folder
 
 
@@ -50,7 +51,9 @@ def test_pages_load_nothing_from_elsewhere(site):
             address = part[1] or part[2]
             assert not re.match(r"(?:https?:)?//", address), f"{page.name} loads {address}"
             if not address.startswith("data:"):
-                assert (page.parent / address.partition("#")[0].partition("?")[0]).exists(), f"{page.name}: {address}"
+                folder = site if address.startswith("/") else page.parent  # 404.html is served at any address
+                named = address.lstrip("/").partition("#")[0].partition("?")[0]
+                assert (folder / named).exists(), f"{page.name}: {address}"
 
 
 def test_styles_load_nothing_from_elsewhere(site):
@@ -68,6 +71,8 @@ def test_the_references_are_part_of_it_and_can_be_searched(site):
 
 def test_files_that_pages_link_to_come_along(site):
     assert (site / "repository/armwise.example.toml").read_bytes() == (ROOT / "armwise.example.toml").read_bytes()
+    assert (site / "repository/armwise/feedback.py").exists()
+    assert (site / "examples/policy.py").exists()
     assert 'href="repository/armwise.example.toml"' in (site / "configuration.html").read_text(encoding="utf-8")
 
 
@@ -82,7 +87,7 @@ def test_it_is_read_and_searched_from_a_disk(site, browser_page):
     asked, mistakes = [], []
     with browser_page() as page:
         page.on("request", lambda request: asked.append(request.url))
-        page.on("pageerror", mistakes.append)
+        page.on("pageerror", lambda mistake: mistakes.append(str(mistake)))
         page.goto((site / "index.html").as_uri())
         page.get_by_role("link", name="Choosing an objective").first.click()
         assert page.locator("h1").inner_text().startswith("Choosing an objective")
