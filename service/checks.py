@@ -272,6 +272,9 @@ def _routing(settings: Settings) -> Iterator[str]:
     if names and settings.default_policy not in names:
         chosen = settings.default_policy
         yield f"`routing.policy` is `{chosen}`, which is not among `policies`{suggestion(chosen, names)}"
+    shadow = settings.routing.shadow
+    if shadow and names and shadow not in names:
+        yield f"`routing.shadow` is `{shadow}`, which is not among `policies`{suggestion(shadow, names)}"
 
 
 def _classifier(classifier: ClassifierSettings, environ: Mapping[str, str]) -> Iterator[str]:

@@ -7,11 +7,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
 from bandit.costs import expected_cost
-from bandit.eligibility import split
+from bandit.eligibility import SWITCHED_OFF, split
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs
 from bandit.selection import choose, seed_of, uniform
@@ -40,6 +41,14 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     tags: dict[str, str] = {}
 
 
+class Shadow(msgspec.Struct, frozen=True, kw_only=True):
+    """What a policy decided that did not serve."""
+
+    policy: str
+    arm: str  # empty: it failed
+    probabilities: tuple[float, ...]  # of the arms of the choice that served, in their order
+
+
 class Decision(msgspec.Struct, frozen=True, kw_only=True):
     """One routing decision: everything needed to explain, repeat and evaluate it. Holds no text of the prompt."""
 
@@ -55,6 +64,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     namespace: str = ""  # whose posteriors it teaches
     assigned: Assignment | None = None  # its place in an experiment
     left_out: Missed | None = None  # of which experiment it would have been, and why it is not
+    shadow: Shadow | None = None
     config_version: str = ""
     max_explore: float = 1.0  # ceiling of the probability of all arms but the likeliest
     expected_usd: float = 0.0  # of the drawn arm
@@ -164,12 +174,13 @@ def decide(
         user=wishes.user or request.user or "",
         tags=wishes.tags,
     )
-    limits = limits_of(request, needs_of(request))
+    limits = _limits(request, knowledge)
     seed = seed_of(decision_id)
     excluded: dict[str, str] = {}
     max_explore = 1.0
     assigned: Assignment | None = None
     left_out: Missed | None = None
+    shadow: Shadow | None = None
     if policy is None:
         beliefs = knowledge.beliefs("", profile.task_type, now)
         choice = named_choice(setup.models[request.model or ""].arm(), limits, seed, beliefs.version)
@@ -202,6 +213,14 @@ def decide(
             log.exception("policy %s failed; the safe policy decides", policy.name)
             method = "static_fallback"
             choice = choose(setup.safe_policy, profile, eligible, beliefs, seed)
+        if setup.shadow_policy is not None and method == "auto":
+            shadow = shadow_of(
+                setup.shadow_policy, profile, knowledge, circumstances,
+                partial(
+                    choose, profile=profile, arms=eligible, seed=seed_of(f"shadow {decision_id}"),
+                    explore=limits.explore, max_explore=max_explore,
+                ),
+            )  # fmt: skip
         plan = plan_of(choice, setup.settings.routing.fallbacks)
     expected = beliefs.usage(choice.arm, profile.task_type)
     return Decision(
@@ -217,6 +236,7 @@ def decide(
         namespace=assigned.teaches if assigned is not None else "",
         assigned=assigned,
         left_out=left_out,
+        shadow=shadow,
         config_version=setup.version,
         max_explore=max_explore,
         expected_usd=expected_cost(setup.models[choice.arm].arm(), profile, expected.output_tokens),
@@ -226,6 +246,20 @@ def decide(
         classify_s=classified.seconds + profiled - started,
         decide_s=time.perf_counter() - profiled,
     )
+
+
+def shadow_of(
+    policy: Policy, profile: PromptProfile, knowledge: Knowledge, circumstances: Circumstances,
+    choosing: Callable[..., Choice],
+) -> Shadow:  # fmt: skip
+    """What a policy decides on a request that another one serves. When it fails, the request does not."""
+    try:
+        beliefs = knowledge.believed(policy, "", profile, circumstances.now)
+        choice = choosing(policy, beliefs=beliefs, terms=circumstances.terms_of(policy, ""))
+    except Exception:
+        log.exception("policy %s failed in the shadow; the request is served as ever", policy.name)
+        return Shadow(policy=policy.name, arm="", probabilities=())
+    return Shadow(policy=policy.name, arm=choice.arm, probabilities=choice.probabilities)
 
 
 def placed(
@@ -247,12 +281,21 @@ def placed(
     return "auto", setup.default_policy, place
 
 
+def _limits(request: ChatRequest, knowledge: Knowledge) -> Limits:
+    """What a request allows, and the owner."""
+    limits, disabled = limits_of(request, needs_of(request)), knowledge.controls.disabled
+    return msgspec.structs.replace(limits, switched_off=disabled) if disabled else limits
+
+
 def named_choice(arm: Arm, limits: Limits, seed: int, beliefs_version: str) -> Choice:
     """The choice that the caller made by naming a model.
 
     Raises:
-        NoEligibleModel: the prompt is sensitive and the model is not local: that rule holds for everyone.
+        NoEligibleModel: the owner switched the model off; or the prompt is sensitive and the model is not local. These
+            rules hold for everyone.
     """
+    if arm.name in limits.switched_off:
+        raise NoEligibleModel({arm.name: SWITCHED_OFF})
     if limits.sensitive and not arm.local:
         raise NoEligibleModel({arm.name: "the request is sensitive and this model is not local"})
     return Choice(

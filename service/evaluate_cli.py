@@ -67,12 +67,21 @@ controls_option = click.option(
 @metric_option
 @logged_by_option
 @estimator_option
+@click.option("--shadow", metavar="POLICY", help="Instead of candidates: the policy that stood in the shadow.")
 @json_option
 def evaluate(config: Path | None, file: Path | None, names: tuple[str, ...], since: float, **given: Any) -> None:
     """Say what a candidate policy would have been worth on the decisions of the log, or why nobody can know."""
     from service.evaluating import evaluation, gather
+    from service.shadow import shadowed
 
-    settings = _read_settings(config)
+    settings, shadow, method = _read_settings(config), given["shadow"], given["estimator"]
+    if shadow:
+        if file or names:
+            raise click.UsageError("Give candidates or --shadow, one of both.")
+        span = _span(settings, since, given)
+        said = _with_log(settings, span, lambda log, tick: shadowed(log, settings, shadow, span, method, tick))
+        _print({**_about(span, {}), "estimator": method, **said}, told_evaluation, given["as_json"])
+        return
     policies = _candidates(settings, file, names)
     span = _span(settings, since, given)
     columns, left_out = _with_log(settings, span, lambda log, tick: gather(log, settings, policies, span, tick))
@@ -210,6 +219,11 @@ def _print(found: Mapping[str, Any], told: Callable[[Mapping[str, Any]], Iterato
 def told_evaluation(found: Mapping[str, Any]) -> Iterator[str]:
     """An evaluation as the owner reads it."""
     yield from _log_told(found)
+    if "agreement" in found:
+        yield (
+            f"In the shadow, {found['policy']} drew the same model in {found['agreement']:.1%} of the decisions; "
+            f"{found['expected_agreement']:.1%} were to be expected."
+        )
     yield f"Logged policies  {_value(found['logged']['value'])}; {_usd(found['logged']['cost_usd'])} at today's prices"
     for one in found["policies"]:
         yield ""

@@ -228,7 +228,7 @@ class Metrics(ProbeMetrics, BudgetMetrics, ExperimentMetrics):
         self._decisions[decision.profile.task_type, choice.arm, choice.policy, decision.method].inc()
         self._classify_seconds.observe(decision.classify_s)
         self._decide_seconds.observe(decision.decide_s)
-        if decision.method == "static_fallback":
+        if decision.method == "static_fallback" or (decision.shadow is not None and not decision.shadow.arm):
             self.learner_error("policy")
         if decision.assigned is not None:
             self._experiments[decision.assigned.experiment, decision.assigned.variant].inc()

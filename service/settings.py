@@ -125,6 +125,7 @@ class Routing(Section, frozen=True, kw_only=True):
 
     policy: str = ""  # empty: the first one
     fallbacks: Annotated[int, Meta(ge=0)] = 2  # how many other models may be tried when one fails
+    shadow: str = ""  # a policy that decides beside the one that serves, without serving; empty: none
 
 
 class Cues(Section, frozen=True, kw_only=True):

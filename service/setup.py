@@ -26,6 +26,7 @@ class Setup:
     policies: dict[str, Policy]
     default_policy: Policy
     safe_policy: Policy  # decides when learning cannot, or may not
+    shadow_policy: Policy | None  # decides beside the one that serves; None: there is none
     holdout_policy: Fixed | None  # serves the permanent holdout; None: there is none
     budgeted: bool  # some policy or API key has a budget, of money or of late replies
 
@@ -61,6 +62,7 @@ def create_setup(settings: Settings) -> Setup:
         policies=policies,
         default_policy=policies[settings.default_policy],
         safe_policy=safe_policy_of(settings),
+        shadow_policy=policies[settings.routing.shadow] if settings.routing.shadow else None,
         holdout_policy=holdout_policy_of(settings.holdout.model) if settings.holdout.share else None,
         budgeted=bool(settings.budgets.usd_per_key_day)
         or any(isinstance(policy, PooledThompson | LinearThompson) and policy.limited for policy in settings.policies),
