@@ -23,6 +23,8 @@ def browser_page():
             sync_playwright() as playwright,
             playwright.chromium.launch(executable_path=CHROMIUM, args=flags) as browser,
         ):
-            yield browser.new_page()
+            page = browser.new_page()
+            page.set_default_timeout(120_000)  # a busy machine is no fault of the page
+            yield page
 
     return opened

@@ -81,6 +81,7 @@ def test_examples_are_shown_whole(site):
     for word in ("CheapEnough", "MISSING_LINK", "CannedModel", "Labelled", "model_server"):
         assert word in shown
     assert "--8&lt;--" not in shown
+    assert '<span class="k">class</span>' in shown
 
 
 def test_it_is_read_and_searched_from_a_disk(site, browser_page):
