@@ -139,12 +139,12 @@ class Contexts:
         return found
 
 
-def dated_labels(connection: Connection, since: float, half_life_days: float) -> Dated:
+def dated_labels(connection: Connection, since: float, half_life_days: float, heard: Heard = COMMON) -> Dated:
     """What could be learned from at `since` (seconds since 1970 UTC), and all labels that came later."""
     found: list[Label] = []
     oldest, before = since - _HALF_LIVES * half_life_days * _DAY_S, None
     while len(found) < MOST_LABELS or found[-MOST_LABELS].created_at >= since:
-        page = _labels_page(connection, oldest, before, COMMON)
+        page = _labels_page(connection, oldest, before, heard)
         found += page
         if len(page) < _PAGE:
             break

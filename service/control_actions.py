@@ -21,7 +21,7 @@ from service import store
 from service.alarms import restarts
 from service.beliefs import decode
 from service.calibrations import calibration
-from service.contexts import dated_labels
+from service.contexts import COMMON, FOREVER, dated_labels
 from service.controls import Action, ByTier, Control, InForce, Saved, current, insert_control
 from service.errors import NotFound, Unprocessable
 from service.experiments import lifecycle
@@ -270,7 +270,8 @@ def knowledge_of(connection: Connection, setup: Setup, now: float) -> Knowledge:
     """What a service on this database believes now, worked out from the counts; for the command line."""
     knowledge = Knowledge()
     knowledge.load(store.cells_from_hour(connection, 0))
-    knowledge.listen(lifecycle.merged(lifecycle.current(connection)))
+    merged = lifecycle.merged(lifecycle.current(connection))
+    knowledge.listen(merged)
     knowledge.control(current(connection))
     changes: tuple[ArmRestart, ...] = knowledge.controls.restarts(restarts(connection))
     known: Calibration = calibration(connection)
@@ -278,7 +279,8 @@ def knowledge_of(connection: Connection, setup: Setup, now: float) -> Knowledge:
     history = faded(knowledge.ledger.table(""), names, now / 3600.0, memory, changes, known)
     for policy in setup.policies.values():
         if isinstance(policy, LinearThompson):
-            labelled = dated_labels(connection, now, memory.label_half_life_days).labelled
+            heard = (*COMMON, *((namespace, FOREVER) for namespace in merged))
+            labelled = dated_labels(connection, now, memory.label_half_life_days, heard).labelled
             knowledge.typical = typical(labelled)
             weigh = partial(counted, labelled, names, now / 3600.0, memory, changes)
             knowledge.take_fit("", policy.name, regressed(policy, setup.arms, labelled, weigh, history))
