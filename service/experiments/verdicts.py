@@ -216,11 +216,11 @@ def _tell(parts: "Parts", seen: Seen) -> None:
     for experiment, look, changed in seen.news:
         if not changed:
             continue
-        log.warning("experiment %s: %s %s", experiment, look.stopped, look.sentence)
+        text = f"experiment {experiment}: {look.stopped} {look.sentence}".replace(":  ", ": ")
+        log.warning("%s", text)
         if look.stopped:
             parts.metrics.experiment_stopped()
         if variable:
-            text = f"experiment {experiment}: {look.stopped} {look.sentence}".replace(":  ", ": ")
             parts.watching.webhook.tell(
                 variable, f"experiment {experiment}", {"text": text, "experiment": experiment, "look": look}
             )
