@@ -7,7 +7,7 @@ from service.errors import FailureKind, UpstreamFailure
 
 ENDPOINTS = (
     "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/heuristics", "/v1/decisions",
-    "/v1/alarms", "/v1/controls", "/v1/events", "/feedback", "/stats",
+    "/v1/alarms", "/v1/controls", "/v1/events", "/v1/experiments", "/feedback", "/stats",
     "/v1/budgets", "/health", "/ready", "/metrics", "/docs", "/dashboard", "/admin", "other",
 )  # fmt: skip
 
@@ -16,6 +16,7 @@ _OURS: dict[type[Exception], str] = {
     errors.NotAuthenticated: "not_authenticated",
     errors.NotAllowed: "not_allowed",
     errors.NotFound: "not_found",
+    errors.Conflict: "conflict",
     errors.Gone: "gone",
     errors.BudgetSpent: "budget_spent",
     errors.TooLarge: "too_large",
