@@ -2,13 +2,16 @@
 
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import click
 import pytest
 
+from service.cli import main
 from service.configuration import settings_from_toml
 from tests.api.conftest import Running, settings_for
 
@@ -77,3 +80,24 @@ def test_every_claim_on_another_router_has_its_source():
     used = set(re.findall(r"\[(\d)\](?!\()", text))
     assert used == set(re.findall(r"^(\d)\. ", sources, re.MULTILINE))
     assert re.search(r"As of \d+ \w+ \d{4}\.", text)
+
+
+def commands_in(text):
+    """Each `armwise ...` of a page's blocks, as words."""
+    for block in re.findall(r"^```(?:console|sh|bash)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.replace("\\\n", " ").splitlines():
+            found = re.match(r"(?:\$ )?(?:\.venv/bin/|docker compose exec \w+ )?(armwise .*)", line)
+            if found:
+                yield shlex.split(re.split(r" [|>] | #", found[1])[0])[1:]
+
+
+@pytest.mark.parametrize("name", [name for name, text in GUIDES.items() if any(commands_in(text))])
+def test_its_commands_and_their_options_exist(name):
+    for words in commands_in(GUIDES[name]):
+        command, rest = main, list(words)
+        while isinstance(command, click.Group) and rest:
+            assert rest[0] in command.commands, f"armwise {' '.join(words)}"
+            command = command.commands[rest.pop(0)]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        used = {word.partition("=")[0] for word in rest if word.startswith("--")}
+        assert used <= known | {"--help"}, f"armwise {' '.join(words)}"
