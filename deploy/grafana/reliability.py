@@ -48,7 +48,7 @@ RELIABILITY = board(
             ),
             graph(
                 "Errors of providers", "By model and kind.",
-                ("{{model}}: {{kind}}", rate("armwise_upstream_errors_total", "model", "kind") + " > 0 or vector(0)"),
+                ("{{model}}: {{kind}}", rate("armwise_upstream_errors_total", "model", "kind") + " > 0"),
             ),
             graph(
                 "Fallbacks", "Which model failed, and why another was tried.",

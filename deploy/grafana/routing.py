@@ -82,10 +82,7 @@ ROUTING = board(
             graph(
                 "Models that changed",
                 "Changes found since the start; 1 while a model is suspected. GET /v1/alarms has what was measured.",
-                (
-                    "{{model}} {{direction}} by {{stream}}",
-                    "sum by (model, direction, stream) (armwise_drift_alarms_total) > 0 or vector(0)",
-                ),
+                ("{{model}} {{direction}}", "sum by (model, direction) (armwise_drift_alarms_total)"),
                 ("{{model}} suspected", "max by (model) (armwise_model_suspected)"), unit="short",
             ),
             graph(

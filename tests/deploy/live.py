@@ -13,6 +13,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import aiohttp
@@ -148,12 +149,12 @@ class Prometheus:
     def __init__(self, url):
         self.url = url
 
-    def values(self, query):
-        """The numbers that a query gives now; NaN is none."""
+    def samples(self, query):
+        """What a query gives now: labels and a number, NaN left out."""
         page = fetched(f"{self.url}/api/v1/query?" + urllib.parse.urlencode({"query": query}))
         assert page is not None, query
-        found = (float(sample["value"][1]) for sample in json.loads(page)["data"]["result"])
-        return [value for value in found if not math.isnan(value)]
+        found = ((sample["metric"], float(sample["value"][1])) for sample in json.loads(page)["data"]["result"])
+        return [(labels, value) for labels, value in found if not math.isnan(value)]
 
 
 @contextlib.contextmanager
@@ -177,15 +178,15 @@ def prometheus(folder, target):
 
 @contextlib.contextmanager
 def traffic(port):
-    """Callers, in a thread of their own, until the end."""
+    """Callers, in a thread of their own, until the end; what went wrong there is raised here."""
     ended = threading.Event()
-    thread = threading.Thread(target=lambda: asyncio.run(_call(f"http://127.0.0.1:{port}", ended)))
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(60)
+    with ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(lambda: asyncio.run(_call(f"http://127.0.0.1:{port}", ended)))
+        try:
+            yield calling
+        finally:
+            ended.set()
+            calling.result(60)
 
 
 async def _call(url, ended):
@@ -206,7 +207,7 @@ async def _call(url, ended):
                 "messages": [{"role": "user", "content": f"{text} ({number})"}],  # else the classifier knows it
                 "simulate": simulate,
                 "stream": number % 4 == 0,
-                "user": f"user-{number % 200}",
+                "user": f"user-{number}",
             }
             if number % 29 == 9:
                 del body["user"]  # so it can be in no variant
@@ -215,7 +216,7 @@ async def _call(url, ended):
                     await reply.read()
                     decision, status = reply.headers.get("x-armwise-decision-id"), reply.status
             if status == 200 and number % 3 != 0:
-                thumb = {"decision_id": decision, "value": float(number % 5 != 0), "user": f"user-{number % 200}"}
+                thumb = {"decision_id": decision, "value": float(number % 5 != 0), "user": f"user-{number}"}
                 async with http.post("/feedback", json=thumb) as reply:
                     await reply.read()
             if number % 17 == 2:

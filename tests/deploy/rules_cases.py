@@ -41,7 +41,9 @@ def slow(fast: str, all_of_them: str, chats_too: str = "0+60x2000") -> dict[str,
 
 CASES = (
     Case("ArmwiseDown", "a scrape fails", True, {'up{job="armwise", instance="a"}': "0x60"}),
-    Case("ArmwiseDown", "nobody is scraped", True, {}),
+    Case("ArmwiseAbsent", "nobody is scraped", True, {}),
+    Case("ArmwiseAbsent", "another job is", True, {'up{job="node", instance="a"}': "1x60"}),
+    Case("ArmwiseAbsent", "a scrape fails", False, {'up{job="armwise", instance="a"}': "0x60"}),
     Case("ArmwiseDown", "a scrape succeeds", False, {'up{job="armwise", instance="a"}': "1x60"}),
     Case("ArmwiseErrors", "a tenth fails", True, chats("0+60x60", "0+6x60")),
     Case("ArmwiseErrors", "4 % fail", False, chats("0+96x60", "0+4x60")),

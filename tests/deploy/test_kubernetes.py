@@ -18,7 +18,7 @@ def test_the_rules_are_those_of_prometheus():
     groups = yaml.safe_load(text())["spec"]["groups"]
     names = [rule.get("alert") or rule["record"] for group in groups for rule in group["rules"]]
     assert len(names) == len(set(names))
-    assert {"ArmwiseDown", "armwise:chat_errors:ratio_rate3d"} <= set(names)
+    assert {"ArmwiseAbsent", "armwise:chat_errors:ratio_rate3d"} <= set(names)
 
 
 def test_every_dashboard_is_brought():
