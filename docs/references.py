@@ -25,9 +25,8 @@ from service.metrics import Metrics
 from service.settings import Settings
 
 HERE = Path(__file__).parent
-_LISTS = ("rewards.metrics", "drift.canaries")  # tables that may stand several times, without kinds
 _PLAIN = {str: "text", int: "whole number", float: "number", bool: "true or false"}
-_RANGES = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "pattern": "like `{}`"}
+_LIMITS = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}"}
 
 
 def settings_page() -> str:
@@ -42,12 +41,12 @@ def settings_page() -> str:
     for section in fields(Settings):
         words = _section(hand, section.name)
         seen: set[tuple[str, type[Struct]]] = set()
-        for path, struct in _tables(section.name, section.type):
-            if (path, struct) in seen:
+        for table, struct in _tables(section.name, section.type):
+            if (table, struct) in seen:
                 continue
-            seen.add((path, struct))
-            about = _about(words, path, struct)
-            lines += [f"## {_heading(path, struct)}", "", _introduction(struct), ""]
+            seen.add((table, struct))
+            about = _about(words, table, struct)
+            lines += [f"## {_heading(table, struct)}", "", _introduction(struct), ""]
             lines += ["| setting | type | default | meaning |", "| --- | --- | --- | --- |"]
             lines += [_row(struct, field, about) for field in _name_first(struct)]
             lines.append("")
@@ -88,24 +87,20 @@ def structs_of(kind: Any) -> tuple[type[Struct], ...]:
 
 
 def _tables(path: str, kind: Any) -> Iterator[tuple[str, type[Struct]]]:
-    """A path, each kind of table that may stand there, and likewise for the tables inside."""
+    """Headings of a table of the file and of those inside it, such as `[[models]]`, with what each is read as."""
+    origin = get_origin(kind)
+    if isinstance(origin, type) and issubclass(origin, dict):
+        path += ".NAME"
     for struct in structs_of(kind):
-        yield path, struct
+        yield (f"[[{path}]]" if origin is tuple else f"[{path}]"), struct
         for field in fields(struct):
             if structs_of(field.type):
-                yield from _tables(f"{path}.{field.name}" + (".NAME" if _is_by_name(field.type) else ""), field.type)
+                yield from _tables(f"{path}.{field.name}", field.type)
 
 
-def _is_by_name(kind: Any) -> bool:
-    origin = get_origin(kind)
-    return isinstance(origin, type) and issubclass(origin, dict)
-
-
-def _heading(path: str, struct: type[Struct]) -> str:
+def _heading(table: str, struct: type[Struct]) -> str:
     config = struct.__struct_config__
-    if config.tag is not None:
-        return f'`[[{path}]]` with `{config.tag_field} = "{config.tag}"`'
-    return f"`[[{path}]]`" if path in _LISTS else f"`[{path}]`"
+    return f"`{table}`" + (f' with `{config.tag_field} = "{config.tag}"`' if config.tag is not None else "")
 
 
 def _name_first(struct: type[Struct]) -> list[FieldInfo]:
@@ -165,9 +160,9 @@ def type_in_words(kind: Any) -> str:  # noqa: PLR0911 - one return for each kind
 
 
 def _limits(meta: Meta) -> Iterator[str]:
-    for name, shown in _RANGES.items():
+    for name, shown in _LIMITS.items():
         value = getattr(meta, name)
-        if value is not None and name != "pattern":
+        if value is not None:
             yield shown.format(f"{value:g}")
 
 
@@ -206,15 +201,16 @@ def _section(page: str, name: str) -> str:
     return found[1] if found else ""
 
 
-def _about(section: str, path: str, struct: type[Struct]) -> str:
+def _about(section: str, table: str, struct: type[Struct]) -> str:
     """The part of a section that is about one kind of a table, or about a table in it."""
     kinds = re.split(r"^(?=`\w+`)", section, flags=re.MULTILINE)
     tag = struct.__struct_config__.tag
     if tag is not None:
         return "".join([*(part for part in kinds if part.startswith(f"`{tag}`")), kinds[0]])
-    if "." not in path:
+    if "." not in table:
         return section
-    found = re.search(rf"^\| setting of `{path.rpartition('.')[2]}` .*?(?=\n\n)", section, re.MULTILINE | re.DOTALL)
+    name = table.strip("[]").rpartition(".")[2]
+    found = re.search(rf"^\| setting of `{name}` .*?(?=\n\n)", section, re.MULTILINE | re.DOTALL)
     return found[0] if found else ""
 
 
@@ -222,7 +218,7 @@ def _said(words: str, name: str) -> str:
     found = re.search(rf"^\| `{name}` \| [^|]* \| (.*) \|$", words, re.MULTILINE)
     if found is None or found[1] == "As above.":
         return ""
-    return re.sub(r"\]\((?!http|#)", "](../", found[1])
+    return re.sub(r"\]\((?!http|#)", "](../", found[1]).replace("\\|", "|")
 
 
 def _cell(text: str) -> str:
