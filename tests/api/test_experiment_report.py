@@ -16,7 +16,7 @@ from service.settings import Drift, Experiments, Quality
 from service.tables import exposures, looks
 from tests.api.asking import ask, asked
 from tests.api.test_alarms import receiving
-from tests.api.test_experiments import PAIR, POLICIES, begin, get, make, rate, take
+from tests.api.test_experiment_life import PAIR, POLICIES, begin, get, make, rate, take
 from tests.api.upstream import metric, until
 
 WEBHOOK = "ARMWISE_TEST_EXPERIMENT_WEBHOOK"
