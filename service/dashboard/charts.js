@@ -62,8 +62,8 @@ export function lines(label, at, series, { valueLabel, format = String, range, b
   );
 }
 
-// Bars that stand on each other. Each is drawn from the bottom up to its sum, the highest first, so the rest stays seen.
-export function stacked(label, at, series, { valueLabel, format, range }) {
+// Bars that stand on each other, one each `step` seconds, some of which may be missing. Each is drawn from the bottom up to its sum, the highest first, so the rest stays seen.
+export function stacked(label, at, series, { valueLabel, format, range, step }) {
   const sums = [];
   let below = at.map(() => 0);
   for (const one of series) {
@@ -71,7 +71,6 @@ export function stacked(label, at, series, { valueLabel, format, range }) {
     sums.push(below);
   }
   const bars = uPlot.paths.bars({ size: [0.9, 60] });
-  const step = at.length > 1 ? at[1] - at[0] : 3600;
   const drawn = series.map((one, index) => ({
     label: one.label,
     stroke: themed("card"),

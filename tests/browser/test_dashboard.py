@@ -188,7 +188,7 @@ def test_every_chart_and_field_has_words(page):
 def test_a_control_asks_first_and_can_be_left(page, served):
     controls = panel(page, "controls")
     before = len(served.call("/v1/controls")["controls"])
-    controls.get_by_label("Model").select_option("small")
+    controls.get_by_role("combobox", name="Model").select_option("small")
     controls.get_by_role("button", name="Apply").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("freeze: small, all task types?")

@@ -36,7 +36,7 @@ export default {
     }));
     const last = points[points.length - 1];
     const words = models.map((model) => `${model} ${percent(decisions(last, model) / (total(last) || 1))}`).join(", ");
-    const options = { valueLabel: "share of requests", format: percent, range: [0, 1] };
+    const options = { valueLabel: "share of requests", format: percent, range: [0, 1], step: range.step };
     const draw = models.length > 8 ? lines : stacked; // more bars than colours cannot be told apart
     return [
       draw(`Share of requests by model over ${range.name}. Latest: ${words}.`, at, series, options),
