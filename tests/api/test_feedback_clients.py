@@ -191,7 +191,7 @@ async def javascript(line, *args):
     """
     done = await asyncio.to_thread(
         subprocess.run,
-        [NODE, "--no-warnings", "--experimental-default-type=module", "--input-type=module", "-e", code],
+        [NODE, "--input-type=module", "-e", code],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
