@@ -1,5 +1,6 @@
 """A real browser before a real service with simulated models, started as its own process on a port of its own."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -19,23 +20,55 @@ ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
+class Folder:
+    """A folder with settings and a database, and the command `armwise` in it."""
+
+    def __init__(self, path):
+        self.path = path
+        self.environment = {"PYTHONPATH": str(ROOT)} | {
+            name: value for name, value in os.environ.items() if not name.startswith("ARMWISE_")
+        }
+        (path / "armwise.toml").write_text(SETTINGS)
+
+    def armwise(self, *words):
+        """What a command prints."""
+        command = [sys.executable, "-m", "service", *words]
+        done = subprocess.run(
+            command, cwd=self.path, env=self.environment, check=True, capture_output=True, text=True, timeout=240
+        )
+        return done.stdout
+
+    @contextlib.contextmanager
+    def serving(self):
+        """The service, until the end."""
+        port = _free_port()
+        log = self.path / "log"
+        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+        with log.open("w") as writing:
+            process = subprocess.Popen(
+                command, cwd=self.path, env=self.environment, stderr=writing, start_new_session=True
+            )
+        try:
+            running = Served(f"http://127.0.0.1:{port}")
+            _wait_until_ready(running, process, log)
+            yield running
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+@pytest.fixture
+def folder(browser, tmp_path):
+    """A folder in which nothing was done yet."""
+    return Folder(tmp_path)
+
+
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    """A service after 176 prompts with thumbs, an event, and what a stranger would send."""
-    folder = tmp_path_factory.mktemp("dashboard")
-    (folder / "armwise.toml").write_text(SETTINGS)
-    environment = {"PYTHONPATH": str(ROOT)} | {
-        name: value for name, value in os.environ.items() if not name.startswith("ARMWISE_")
-    }
-    port = _free_port()
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stderr=log, start_new_session=True)
-    try:
-        running = Served(f"http://127.0.0.1:{port}")
-        _wait_until_ready(running, process, folder / "log")
-        demo = [sys.executable, "-m", "service", "demo", "--url", running.url, "--rounds", "2"]
-        subprocess.run(demo, cwd=folder, env=environment, check=True, capture_output=True, timeout=120)
+def served(browser, tmp_path_factory):
+    """A service after 176 prompts with thumbs, an event, an experiment, and what a stranger would send."""
+    folder = Folder(tmp_path_factory.mktemp("dashboard"))
+    with folder.serving() as running:
+        folder.armwise("demo", "--url", running.url, "--rounds", "2")
         reply = running.chat("Who are you? " + MARKUP, user=MARKUP, session=MARKUP, tags={"from": MARKUP})
         thumb = {"decision_id": reply["id"], "value": "up", "user": MARKUP, "comment": MARKUP, "source": "web"}
         running.call("/feedback", thumb)
@@ -44,9 +77,6 @@ def served(tmp_path_factory):
         running.call(f"/v1/experiments/{EXPERIMENT['name']}/start", {"note": MARKUP})
         running.strange = reply["id"]
         yield running
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
 
 
 def _free_port():

@@ -255,6 +255,17 @@ def test_the_interval_of_an_experiment_is_drawn_over_time(open_page, served):
     expect(drawn.locator("canvas")).to_have_count(1)
 
 
+def test_what_the_holdout_measured_is_the_headline(open_page, served):
+    watched = open_page()
+    stats = served.call("/stats")
+    assert stats["holdout"] is None
+    measured = {"value": 0.031, "low": 0.012, "high": 0.05, "sentence": "Routing beats `large` by +0.031."}
+    watched.page.route("**/stats*", lambda route: route.fulfill(json={**stats, "holdout": measured}))
+    page = watched.open(served.url)
+    expect(panel(page, "worth").locator(".headline").first).to_have_text("+0.031")
+    expect(panel(page, "worth")).to_contain_text("Measured: Routing beats `large` by +0.031.")
+
+
 def test_the_key_stays_in_the_tab_and_is_sent_with_every_call(open_page, served):
     watched = open_page()
     seen = []
