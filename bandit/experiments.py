@@ -309,7 +309,9 @@ def _guarded(design: Design, guardrail: Guardrail, outcomes: list[_Outcomes], bo
     share = shares[both[0]] / (shares[both[0]] + shares[both[1]])
     bets = weighted(mine.tally, others.tally, share, guardrail.usual / guardrail.largest)
     alpha, total = design.guardrail_alpha_each, float(bets.counts.sum())
-    low, high = (bets.difference(bound) for bound in bounds_of_mean(bets.values, bets.counts, alpha))
+    bounds = bounds_of_mean(bets.values, bets.counts, alpha)
+    mean = float(bets.values @ bets.counts) / total if total else bets.reading(0.0)
+    low, value, high = np.clip([bets.difference(each) for each in (bounds[0], mean, bounds[1])], -1.0, 1.0)
     sign = 1.0 if guardrail.direction == "down" else -1.0
     at_limit = bets.reading(sign * guardrail.limit / guardrail.largest)
     above = float(log_evidence(bets.values, bets.counts, at_limit))
@@ -320,9 +322,9 @@ def _guarded(design: Design, guardrail: Guardrail, outcomes: list[_Outcomes], bo
         limit=sign * guardrail.limit,
         units=mine.measured,
         control_units=others.measured,
-        value=bets.difference(float(bets.values @ bets.counts) / total) * guardrail.largest if total else 0.0,
-        low=max(low, -1.0) * guardrail.largest,
-        high=min(high, 1.0) * guardrail.largest,
+        value=float(value) * guardrail.largest,
+        low=float(low) * guardrail.largest,
+        high=float(high) * guardrail.largest,
         evidence_beyond=_evidence(beyond),
         evidence_within=_evidence(within),
         state="breached" if beyond >= -np.log(alpha) else "holds" if within >= -np.log(alpha) else "open",

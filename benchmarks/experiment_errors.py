@@ -69,37 +69,42 @@ def users(random: Random, effect: float = 0.0, *, drift: float = 0.0) -> Stream:
 
 def looks(stream: Stream, *, cuped: bool = False, horizon: int = PAIRS) -> Looks:
     """The interval of the report after each unit."""
-    parts = []
-    for side in (stream.here, ~stream.here):
-        s, m, p = (np.where(side, each, 0.0) for each in (stream.s, stream.m, stream.covariate))
-        total = {
-            name: np.cumsum(each)
-            for name, each in {
-                "n": side, "s": s, "m": m, "mp": m * p, "ss": s * s, "sm": s * m, "mm": m * m,
-                "smp": s * m * p, "mmp": m * m * p, "mmpp": m * m * p * p,
-            }.items()
-        }  # fmt: skip
-        parts.append(_moments(total))
-    (r1, p1, n1, e1, x1, c1), (r0, p0, n0, e0, x0, c0) = parts
+    s, m, p = stream.s, stream.m, stream.covariate
+    columns = {"n": np.ones(len(s)), "s": s, "m": m, "ss": s * s, "sm": s * m, "mm": m * m}
+    if cuped:
+        columns |= {"mp": m * p, "smp": s * m * p, "mmp": m * m * p, "mmpp": m * m * p * p}
+    every = {name: np.cumsum(each) for name, each in columns.items()}
+    here = {name: np.cumsum(each * stream.here) for name, each in columns.items()}
+    sides = here, {name: every[name] - here[name] for name in columns}
     with np.errstate(divide="ignore", invalid="ignore"):
-        theta = (x1 + x0) / (c1 + c0) if cuped else np.zeros(len(n1))
-        ones = [(e - 2.0 * theta * x + theta**2 * c) / (n - 1.0) for e, x, c, n in ((e1, x1, c1, n1), (e0, x0, c0, n0))]
+        (r1, r0), (n1, n0) = (side["s"] / side["m"] for side in sides), (side["n"] for side in sides)
+        value, left = r1 - r0, [_squares(side) for side in sides]
+        if cuped:
+            (x1, c1), (x0, c0) = (_products(side) for side in sides)
+            theta = (x1 + x0) / (c1 + c0)
+            value -= theta * (sides[0]["mp"] / sides[0]["m"] - sides[1]["mp"] / sides[1]["m"])
+            left = [e - 2.0 * theta * x + theta**2 * c for e, x, c in zip(left, (x1, x0), (c1, c0), strict=True)]
         n = 2.0 / (1.0 / n1 + 1.0 / n0)
-        variance = (ones[0] / n1 + ones[1] / n0) * n
+        variance = n * (left[0] / (n1 - 1.0) / n1 + left[1] / (n0 - 1.0) / n0)
         half = half_width(n * variance, n, narrowest(horizon / 2.0, ALPHA) / variance, ALPHA)
-        known = (np.minimum(n1, n0) >= LEAST) & (variance > 0.0)
-        value = r1 - r0 - theta * (p1 - p0)
-    return Looks(np.where(known, value, np.nan), np.where(known, half, np.nan))
+        unknown = (np.minimum(n1, n0) < LEAST) | ~(variance > 0.0)
+    value[unknown] = half[unknown] = np.nan
+    return Looks(value, half)
 
 
-def _moments(total: dict[str, Array]) -> tuple[Array, ...]:
-    """Ratio, covariate's ratio, units, and sums of squares and products of what units add to both."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r, p, size = total["s"] / total["m"], total["mp"] / total["m"], (total["m"] / total["n"]) ** 2
-        squares = (total["ss"] - 2.0 * r * total["sm"] + r * r * total["mm"]) / size
-        products = (total["smp"] - p * total["sm"] - r * total["mmp"] + r * p * total["mm"]) / size
-        own = (total["mmpp"] - 2.0 * p * total["mmp"] + p * p * total["mm"]) / size
-    return r, p, total["n"], np.maximum(squares, 0.0), products, own
+def _squares(side: dict[str, Array]) -> Array:
+    """The sum of squares of what units add to the ratio."""
+    r = side["s"] / side["m"]
+    found = (side["ss"] - 2.0 * r * side["sm"] + r * r * side["mm"]) * (side["n"] / side["m"]) ** 2
+    return np.asarray(np.maximum(found, 0.0))
+
+
+def _products(side: dict[str, Array]) -> tuple[Array, Array]:
+    """The sum of products of what units add to the ratio and to the covariate's, and of squares of the latter."""
+    r, p, size = side["s"] / side["m"], side["mp"] / side["m"], (side["n"] / side["m"]) ** 2
+    both = side["smp"] - p * side["sm"] - r * side["mmp"] + r * p * side["mm"]
+    own = side["mmpp"] - 2.0 * p * side["mmp"] + p * p * side["mm"]
+    return both * size, own * size
 
 
 def first_found(seen: Looks) -> float:
@@ -123,16 +128,16 @@ def peeked(stream: Stream) -> float:
 
 
 def guarded(random: Random, rates: tuple[float, float], limit: float, *, wild: bool = False) -> tuple[bool, bool]:
-    """Whether failures of the variant and the control are ever found beyond the limit, and within it.
+    """Whether failures are ever found beyond the limit, and within it, looked at each 10 units.
 
-    With `wild` the rate of failure of both grows fivefold in the second half.
+    `rates` are those of the variant and the control. With `wild` that of both grows fivefold in the second half.
     """
     n = 2 * PAIRS
     here = assigned(random, n)
     rate = np.where(here, *rates) + (wild * 4.0 * rates[1] * (np.arange(n) > n // 2))
     failed = random.random(n) < rate
     states = ~failed & here, failed & here, ~failed & ~here, failed & ~here
-    counts = np.stack([np.cumsum(state) for state in states], axis=1).astype(np.float64)
+    counts = np.stack([np.cumsum(state)[9::10] for state in states], axis=1).astype(np.float64)
     bets = weighted(tallied(np.array([0.0, 1.0])), tallied(np.array([0.0, 1.0])), 0.5, 0.0)
     at_limit = bets.reading(limit)
     beyond = log_evidence(bets.values, counts, at_limit)
