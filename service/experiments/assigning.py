@@ -60,17 +60,20 @@ class Standing(msgspec.Struct, frozen=True, kw_only=True):
     experiments: Mapping[str, Experiment] = {}
     running: tuple[Experiment, ...] = ()  # in the order in which they began
     shipped: tuple[Shipped, ...] = ()  # the latest first
-    unreadable: int = 0
+    broken: frozenset[str] = frozenset()  # what these began with cannot be read: nobody takes part
+    unreadable: int = 0  # steps that cannot be read
 
     @property
     def kept(self) -> tuple[Experiment, ...]:
         """Experiments whose posteriors are in use: they run, or may run on."""
-        return tuple(one for one in self.experiments.values() if one.standing)
+        return tuple(one for one in self.experiments.values() if one.standing and one.name not in self.broken)
 
 
-def standing(experiments: Mapping[str, Experiment], mark: int = 0, unreadable: int = 0) -> Standing:
+def standing(
+    experiments: Mapping[str, Experiment], mark: int = 0, unreadable: int = 0, broken: frozenset[str] = frozenset()
+) -> Standing:
     """What experiments mean together."""
-    running = [one for one in experiments.values() if one.state == "running"]
+    running = [one for one in experiments.values() if one.state == "running" and one.name not in broken]
     decided = [one for one in experiments.values() if one.state == "decided"]
     shipped = [
         Shipped(
@@ -86,6 +89,7 @@ def standing(experiments: Mapping[str, Experiment], mark: int = 0, unreadable: i
         experiments=experiments,
         running=tuple(sorted(running, key=lambda one: (one.started_at or 0.0, one.name))),
         shipped=tuple(shipped),
+        broken=broken,
         unreadable=unreadable,
     )
 

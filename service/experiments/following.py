@@ -1,6 +1,7 @@
 """What a process makes of the experiments in the database: posteriors, fits and budgets stand before anybody is in."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 
 from bandit.history import Cell
@@ -9,6 +10,7 @@ from service.beliefs import decode, encode, encode_estimates, encode_regressions
 from service.budgets import Budgets, Funded
 from service.contexts import COMMON, FOREVER, Contexts, Heard
 from service.database import Database
+from service.errors import StorageUnavailable
 from service.experiments.assigning import Standing, standing
 from service.experiments.design import namespace_of, snapshot_of
 from service.experiments.lifecycle import Begun, Experiment, fold, merged, newer
@@ -16,6 +18,8 @@ from service.experiments.seeds import base_of
 from service.fitting import Fitting, Learner
 from service.knowledge import Knowledge
 from service.setup import Setup
+
+log = logging.getLogger("armwise")
 
 
 class Following:
@@ -32,7 +36,7 @@ class Following:
         self._reading = asyncio.Lock()
 
     async def refresh(self, setup: Setup) -> bool:
-        """Do as the experiments stand now; says whether a step could not be read.
+        """Do as the experiments stand now; says whether something of them could not be read.
 
         Raises:
             StorageUnavailable: the database could not be read; what stood before stays.
@@ -40,42 +44,59 @@ class Following:
         async with self._reading:
             steps = await self._database.read(newer, self.standing.mark)
             if steps is None:
-                return self.standing.unreadable > 0
+                return self._damaged
             found, unreadable = await asyncio.to_thread(fold, steps)
-            now = standing(found, max((step.id for step in steps), default=0), unreadable)
-            await self._prepare(now, setup)
-            self.standing = now
-            return unreadable > 0
+            broken = frozenset([one.name for one in found.values() if one.standing and not await self._stands(one)])
+            mark = max((step.id for step in steps), default=0)
+            await self._take_over(standing(found, mark, unreadable, broken), setup)
+            return self._damaged
 
-    async def _prepare(self, now: Standing, setup: Setup) -> None:
-        wanted = {namespace for one in now.kept for namespace in _namespaces(one)}
-        for one in now.kept:
-            if one.design.mode == "own" and not self._begun.issuperset(_namespaces(one)):
+    @property
+    def _damaged(self) -> bool:
+        return self.standing.unreadable > 0 or bool(self.standing.broken)
+
+    async def _stands(self, one: Experiment) -> bool:
+        """Make ready what an experiment's variants are decided on; False when what it began with is damaged."""
+        if self._begun.issuperset(_namespaces(one)):
+            return True
+        try:
+            if one.design.mode == "own":
                 base = await base_of(self._database, one.name)
                 for namespace in _namespaces(one):
                     self._knowledge.begin(namespace, base)
-            elif one.design.mode == "frozen" and not self._begun.issuperset(_namespaces(one)):
+            elif one.design.mode == "frozen":
                 self._knowledge.hold(snapshot_of(one.design), *await asyncio.to_thread(_held, one.begun))
+        except StorageUnavailable:
+            raise
+        except Exception:  # its requests are served as outside of it
+            log.exception("what the experiment %s began with cannot be read; nobody takes part. Stop it", one.name)
+            return False
+        return True
+
+    async def _take_over(self, now: Standing, setup: Setup) -> None:
+        """Fits and budgets first, then assignments, and last of all the end of what is over."""
+        wanted = {namespace for one in now.kept for namespace in _namespaces(one)}
         heard = merged(now.experiments)
         self._knowledge.listen(heard)
         self._budgets.variants = _funded(now.kept)
-        learners, common = self._learners(now.kept, heard)
+        learners, common = self._learners(now, heard)
         if learners != self._fitting.variants or common is not self._fitting.contexts:
             await self._fitting.take_over(learners, common, setup)
-        self.standing = now  # nobody is assigned to what ends next
+        self.standing = now
         for namespace in self._begun - wanted:
             self._knowledge.end(namespace)
         self._begun = wanted
 
-    def _learners(self, kept: Sequence[Experiment], heard: Sequence[str]) -> tuple[tuple[Learner, ...], Contexts]:
+    def _learners(self, now: Standing, heard: Sequence[str]) -> tuple[tuple[Learner, ...], Contexts]:
         """Who is fitted beside the policies of the settings, and what is learned from in common."""
         common: Heard = (*COMMON, *((namespace, FOREVER) for namespace in heard))
         wanted: dict[Heard, Contexts] = {common: self._contexts_of(common)}
         learners = []
-        for one in kept:
+        for one in now.kept:
             if one.design.mode != "own":
                 continue
-            began = tuple((namespace, one.started_at or 0.0) for namespace in ("", *heard))
+            started_at = one.started_at or 0.0
+            began = tuple((namespace, started_at) for namespace in ("", *merged(now.experiments, before=started_at)))
             for variant in one.design.variants:
                 namespace = namespace_of(one.design, variant)
                 of_variant: Heard = (*began, (namespace, FOREVER))

@@ -265,12 +265,13 @@ def check(one: Experiment, asked: Asked) -> None:
         )
 
 
-def merged(experiments: Mapping[str, Experiment]) -> tuple[str, ...]:
-    """Namespaces that the common posterior listens to: of experiments whose learning was kept."""
+def merged(experiments: Mapping[str, Experiment], before: float = float("inf")) -> tuple[str, ...]:
+    """Namespaces that the common posterior listens to: of experiments whose learning was kept, decided `before`."""
     return tuple(
         namespace_of(one.design, variant)
         for one in experiments.values()
         if one.design.mode == "own" and one.decided is not None and one.decided.learning == "merge"
+        if (one.decided_at or 0.0) < before
         for variant in one.design.variants
     )
 

@@ -12,13 +12,14 @@ from sqlalchemy import Connection, Integer, case, cast, insert, literal, select,
 
 from bandit.history import Table, table_of
 from bandit.posteriors import CellKey, Counts
-from bandit.vocabulary import Channel
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel
 from service.database import Database
 from service.store import total
 from service.tables import cells, seeds
 
 _WEEK_H = 168
 _LONG_AGO_H = 14 * 24
+_TASKS, _TIERS = frozenset(TASK_TYPES), frozenset(PROMPT_TIERS)
 _PAGE = 500  # rows in one read: on Postgres they are fetched on the event loop
 
 _KEY = (seeds.c.arm, seeds.c.task_type, seeds.c.tier, seeds.c.hour, seeds.c.channel)
@@ -65,7 +66,10 @@ async def base_of(database: Database, experiment: str) -> Base:
     last: tuple[Any, ...] | None = None
     while True:
         page = await database.read(_page, experiment, last)
-        found |= {CellKey("", *row[:5]): Counts(*row[5:]) for row in page}
+        known = (
+            row for row in page if row[1] in _TASKS and row[2] in _TIERS
+        )  # others are a newer version's, or damage
+        found |= {CellKey("", *row[:5]): Counts(*row[5:]) for row in known}
         if len(page) < _PAGE:
             return await asyncio.to_thread(_base, found)
         last = tuple(page[-1][:5])

@@ -2,19 +2,25 @@
 
 import asyncio
 from collections import Counter
+from functools import partial
 
 import aiohttp
 import pytest
 from msgspec.structs import replace
 
+from bandit.experiments import Metric
 from bandit.policies import Fixed, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.thompson import Thompson
+from bandit.vocabulary import TASK_TYPES
 from service import store
 from service.auth import key_row, new_key, new_secret
 from service.database import Database, migrate
+from service.experiments.design import Design, Population, Variant
+from service.experiments.lifecycle import Asked, Begun, create
+from service.experiments.lifecycle import take as take_step
 from service.settings import Holdout, Quality
-from service.tables import decisions, exposures
+from service.tables import decisions, experiment_steps, exposures, seeds
 from tests.api.asking import ask
 
 PAIR = {
@@ -376,6 +382,43 @@ async def test_a_policy_that_left_the_settings_takes_nobody_in_and_no_request_fa
         assert (reply["routing"]["experiment"], reply["routing"]["policy"]) == (None, "static_tier")
         told = await get(there, f"/v1/decisions/{reply['id']}")
         assert told["left_out"] == {"experiment": "pair", "why": "no policy"}
+
+
+async def test_damage_in_the_database_stops_neither_the_start_nor_a_chat(run, database_url):
+    """Steps that cannot be read, and beliefs at the start that are none: nobody is in, and everybody is served."""
+    await asyncio.to_thread(migrate, database_url)
+    database = Database(database_url, 1)
+    sides = tuple(Variant(**{**side, "policy": "thompson"}) for side in PAIR["variants"])
+    for number, mode in enumerate(("frozen", "own", "shared")):
+        tags = {"mode": mode}
+        made = Design(
+            name=mode, variants=sides, primary=Metric(name="quality"), mode=mode, population=Population(tags=tags)
+        )
+        await database.write(lambda connection, made=made: create(connection, made, "me", 1.0))
+        torn = Begun(fits={"thompson": {"Other|medium": "gone"}}, evidence=dict.fromkeys(TASK_TYPES, "gone"))
+        start = partial(take_step, name=mode, asked=Asked(action="start"), begun=torn, who="me", at=2.0 + number)
+        await database.write(start)
+    strange = {"arm": "small", "tier": "medium", "hour": 1, "channel": "thumb", "n": 1, "s": 1, "s2": 1}
+    await database.write(lambda c: c.execute(seeds.insert(), {"experiment": "own", "task_type": "Poetry", **strange}))
+    row = {"at": 9.0, "who": "", "note": "", "experiment": "frozen"}
+    for number, (action, content) in enumerate([("explode", "{}"), ("stop", "{}"), ("decide", '{"ship": "x"}')], 10):
+        step = {"id": number, "action": action, "content": content, **row, "experiment": "shared"}
+        await database.write(lambda c, step=step: c.execute(experiment_steps.insert(), step))
+    await database.close()
+    service = run(policies=POLICIES)
+    async with aiohttp.ClientSession(service.url) as http:
+        found = {
+            mode: await ask(http, user="u", router={"tags": {"mode": mode}}) for mode in ("frozen", "own", "shared")
+        }
+        assert {mode: reply["routing"]["experiment"] for mode, reply in found.items()} == {
+            "frozen": None, "own": "own", "shared": None,
+        }  # fmt: skip
+        async with http.get("/metrics") as answer:
+            assert 'armwise_learner_errors_total{place="experiments"} 1.0' in await answer.text()
+        assert {one["name"]: one["state"] for one in (await get(http, "/v1/experiments"))["experiments"]} == {
+            "own": "running", "shared": "stopped", "frozen": "running",
+        }  # fmt: skip
+        await take(http, "frozen", "stop")
 
 
 async def test_the_holdout_is_served_by_one_model_and_is_in_no_experiment(run):
