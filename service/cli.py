@@ -1,6 +1,7 @@
 """The command `armwise`. Each command imports only what it runs."""
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
 from service.experiment_cli import experiment
 from service.experiment_report_cli import experiment_report
+from service.options import echo_json, json_option
 from service.posterior_cli import posterior
 from service.prior_cli import prior
 from service.quiz_cli import quiz
@@ -33,7 +35,10 @@ config_option = click.option(
 
 
 class Commands(click.Group):
-    """Says our own errors as sentences; a traceback is for faults of ours."""
+    """Says what went wrong as sentences and ends with 1; a traceback is for faults of ours.
+
+    Click itself ends with 2 for a wrong use, and with 1 and no traceback at Ctrl-C and when nobody reads on.
+    """
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -46,6 +51,18 @@ class Commands(click.Group):
                 click.echo(f"  - {mistake}", err=True)
         except ArmwiseError as error:
             click.echo(f"armwise: {error}", err=True)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"armwise: {where}{error.strerror or error}", err=True)
+        except Exception as error:
+            from sqlalchemy.exc import DBAPIError
+
+            if not isinstance(error, DBAPIError):
+                raise
+            found = next(iter(str(error.orig).splitlines()), type(error.orig).__name__)
+            click.echo(f"armwise: The database failed: {found}. `armwise check` shows which one it is.", err=True)
         raise SystemExit(1)
 
 
@@ -107,11 +124,17 @@ def serve(config: Path | None, host: str | None, port: int | None, workers: int 
 
 @main.command()
 @config_option
-def check(config: Path | None) -> None:
+@json_option
+def check(config: Path | None, *, as_json: bool) -> None:
     """Read the settings; print what was understood, or every mistake at once."""
-    from service.configuration import describe
+    from service.configuration import describe, presentable
+    from service.terminal import show
 
-    click.echo(describe(read(config)))
+    settings = read(config)
+    if as_json:
+        echo_json(presentable(settings))
+    else:
+        show(describe(settings).split("\n"))
 
 
 @main.command()
@@ -129,13 +152,10 @@ def demo(url: str, rounds: int, feedback: bool) -> None:  # noqa: FBT001 - a fla
 @config_option
 @click.argument("decision_id")
 def explain(config: Path | None, decision_id: str) -> None:
-    """Tell one decision step by step, and derive the choice again."""
-    import msgspec
-
+    """Tell one decision step by step as JSON, and derive the choice again."""
     from service.explain import explain as told
 
-    found = with_database(config, lambda connection: told(connection, decision_id))
-    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    echo_json(with_database(config, lambda connection: told(connection, decision_id)))
 
 
 @main.command()
@@ -193,7 +213,8 @@ def key() -> None:
     type=click.Choice(["chat", "feedback", "read", "admin"]),
     help="What it may do; give several. Default: chat and feedback.",
 )
-def create_key(config: Path | None, name: str, scopes: "tuple[Scope, ...]") -> None:
+@json_option
+def create_key(config: Path | None, name: str, scopes: "tuple[Scope, ...]", *, as_json: bool) -> None:
     """Make a key. Its secret is printed once and kept only as a digest."""
     import time
 
@@ -203,24 +224,39 @@ def create_key(config: Path | None, name: str, scopes: "tuple[Scope, ...]") -> N
     secret = new_secret()
     made = new_key(secret, name, scopes or ("chat", "feedback"), time.time())
     with_database(config, lambda connection: store.insert_key(connection, key_row(made)))
+    if as_json:
+        echo_json({"id": made.id, "name": name, "scopes": sorted(made.scopes), "secret": secret})
+        return
     click.echo(f"Key {made.id} ({name}: {', '.join(sorted(made.scopes))}). Shown once, keep it:", err=True)
     click.echo(secret)
 
 
 @key.command("list")
 @config_option
-def list_keys(config: Path | None) -> None:
+@json_option
+def list_keys(config: Path | None, *, as_json: bool) -> None:
     """List the keys, without secrets."""
     import time
 
     from service import store
     from service.auth import key_from_row
+    from service.terminal import show, table
 
     keys = [key_from_row(row) for row in with_database(config, store.list_keys)]
-    for key in keys:
-        made = time.strftime("%Y-%m-%d", time.gmtime(key.created_at))
-        state = "revoked" if key.revoked_at else "active"
-        click.echo(f"{key.id}  {state:8} {made}  {','.join(sorted(key.scopes)):24} {key.name}")
+    rows = [
+        {
+            "id": key.id,
+            "state": "revoked" if key.revoked_at else "active",
+            "created": time.strftime("%Y-%m-%d", time.gmtime(key.created_at)),
+            "scopes": sorted(key.scopes),
+            "name": key.name,
+        }
+        for key in keys
+    ]
+    if as_json:
+        echo_json(rows)
+        return
+    show(table([(*map(str, row.values()),) for row in ({**row, "scopes": ",".join(row["scopes"])} for row in rows)]))
     if not keys:
         click.echo("There is no key: the service answers loopback clients only.")
 

@@ -145,6 +145,16 @@ def describe(settings: Settings, environ: Mapping[str, str] = os.environ) -> str
     return "\n".join(lines)
 
 
+def presentable(settings: Settings) -> dict[str, Any]:
+    """All settings in plain values, without what may be a secret: passwords in URLs, headers written out."""
+    found: dict[str, Any] = msgspec.to_builtins(settings)
+    found["database"]["url"] = _without_password(settings.database.url)
+    for model in found["models"]:
+        headers = model.get("headers", {})
+        model.update(headers={name: value if value.startswith("$") else "***" for name, value in headers.items()})
+    return found
+
+
 def _classifier_shown(classifier: ClassifierSettings, environ: Mapping[str, str]) -> str:
     wanted = wanted_classifier(classifier, environ)
     reads = f"reads {classifier.reads}"

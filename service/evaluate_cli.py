@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -13,6 +13,7 @@ import click
 
 from service.errors import ConfigurationError
 from service.options import config_option, look, seconds
+from service.terminal import interval_plot, plots, show, table
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -209,8 +210,7 @@ def _print(found: Mapping[str, Any], told: Callable[[Mapping[str, Any]], Iterato
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
         return
-    for line in told(found):
-        click.echo(line)
+    show(told(found))
 
 
 # In words
@@ -242,6 +242,9 @@ def told_evaluation(found: Mapping[str, Any]) -> Iterator[str]:
             if "refused" not in row["difference"]:
                 yield f"  {task:16}  {row['decisions']:>8,}  {_value(row['difference'], signed=True)}"
         refused = [task for task, row in one["task_types"].items() if "refused" in row["difference"]]
+        if plots():
+            drawn = ("all", one["difference"]), *((task, row["difference"]) for task, row in one["task_types"].items())
+            yield from _drawn("differences, with their intervals", drawn)
         if refused:
             yield f"  too little is known by itself of: {', '.join(refused)}"
 
@@ -285,6 +288,8 @@ def told_report(found: Mapping[str, Any]) -> Iterator[str]:
         yield f"Best fixed model  {best['model']}, chosen on the first half of the log"
         yield f"  on the second   {_value(best['value'])}"
         yield f"Routing over it   {_value(best['difference'], signed=True)}"
+    if plots():
+        yield from _drawn("routing's quality over each model alone, with its interval", found["against"].items())
     yield ""
     rows = [("instead of", "its bill", "saved", "routing's quality over it")]
     for name, against in found["against"].items():
@@ -323,8 +328,13 @@ def _usd(amount: float) -> str:
     return f"{sign}${size:,.2f}" if size >= 1.0 else f"{sign}${size:.4f}"
 
 
+def _drawn(title: str, found: Iterable[tuple[str, Mapping[str, Any]]]) -> Iterator[str]:
+    """Intervals below each other on one scale; those that cannot be told are left out."""
+    rows = [(name, one["low"], one["value"], one["high"]) for name, one in found if "refused" not in one]
+    if rows:
+        yield f"  {title}:"
+        yield from (f"  {line}" for line in interval_plot(rows))
+
+
 def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        yield "  " + "  ".join(cells).rstrip()
+    yield from (f"  {line}" for line in table(rows, right=range(1, len(rows[0]))))

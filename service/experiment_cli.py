@@ -12,6 +12,8 @@ import click
 
 from bandit.vocabulary import TASK_TYPES
 from service.options import config_option, seconds
+from service.terminal import show as show_lines
+from service.terminal import table
 
 if TYPE_CHECKING:
     from service.experiments.lifecycle import Asked, Begun, Experiment, Step
@@ -35,7 +37,10 @@ def experiment() -> None:
     "--variant", "variants", multiple=True, required=True, metavar="NAME=POLICY:SHARE",
     help="A side, such as control=thompson:0.5; at least two. The first is the control.",
 )  # fmt: skip
-@click.option("--unit", type=click.Choice(["user", "session", "key", "request"]), default="user", show_default=True)
+@click.option(
+    "--unit", type=click.Choice(["user", "session", "key", "request"]), default="user", show_default=True,
+    help="Who keeps to one side.",
+)  # fmt: skip
 @click.option("--primary", default="quality", show_default=True, help="Metric that decides.")
 @click.option("--direction", type=click.Choice(["up", "down"]), default="up", show_default=True, help="Better is.")
 @click.option("--margin", type=float, default=0.0, show_default=True, help="A variant is better by more than this.")
@@ -49,7 +54,10 @@ def experiment() -> None:
 @click.option("--horizon", type=click.IntRange(1), default=5_000, show_default=True, help="Units planned per variant.")
 @click.option("--task", "tasks", multiple=True, type=click.Choice(TASK_TYPES), help="Only these task types.")
 @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Only requests with these tags.")
-@click.option("--mode", type=click.Choice(["own", "shared", "frozen"]), default="own", show_default=True)
+@click.option(
+    "--mode", type=click.Choice(["own", "shared", "frozen"]), default="own", show_default=True,
+    help="Whose posteriors the sides decide on: their own, everybody's, or those of the start, held.",
+)  # fmt: skip
 @note_option
 def create_experiment(config: Path | None, name: str, **said: Any) -> None:
     """Make an experiment. Nobody is in it before it is started."""
@@ -120,9 +128,11 @@ def list_experiments(config: Path | None, as_json: bool) -> None:  # noqa: FBT00
     if as_json:
         _echo_json([public(one) for one in found])
         return
+    rows = []
     for one in found:
         sides = ", ".join(f"{side.name}: {side.policy} ({side.share:g})" for side in one.design.variants)
-        click.echo(f"{one.name:24} {one.state:9} {one.design.mode:7} by {one.design.unit:8} {sides}")
+        rows.append((one.name, one.state, one.design.mode, f"by {one.design.unit}", sides))
+    show_lines(table(rows))
     if not found:
         click.echo("There is no experiment. Make one with `armwise experiment create`.")
 

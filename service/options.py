@@ -5,7 +5,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -23,6 +23,14 @@ config_option = click.option(
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
 )
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
+
+
+def echo_json(value: Any) -> None:
+    """Print a value as JSON that people can read, too."""
+    import msgspec  # noqa: PLC0415 - a command imports only what it runs
+
+    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:

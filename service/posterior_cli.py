@@ -3,13 +3,14 @@
 
 import getpass
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from bandit.vocabulary import TASK_TYPES
-from service.options import config_option
+from service.options import config_option, echo_json, json_option
 
 if TYPE_CHECKING:
     from bandit.vocabulary import TaskType
@@ -39,28 +40,33 @@ def posterior() -> None:
     "--days", default=7.0, show_default=True, type=click.FloatRange(min=0.0), help="Versions of so many days."
 )
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(0), help="Versions at most.")
+@json_option
 def list_posteriors(
-    config: Path | None, task_type: "TaskType | None", model: str | None, days: float, limit: int
+    config: Path | None, task_type: "TaskType | None", model: str | None, days: float, limit: int, *, as_json: bool
 ) -> None:
     """Show what is believed now, what is held, and the versions that decisions were taken on."""
     from service.cli import with_database
     from service.control_actions import knowledge_of, shown, versions
     from service.posteriors import posterior_cells
+    from service.terminal import plots, show, table
 
     setup, now = _setup(config), time.time()
     knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
     controls = knowledge.controls
-    for cell in posterior_cells(setup, knowledge, task_type=task_type):
-        if model in (None, cell["model"]):
-            held = controls.since.get((cell["task_type"], cell["model"]))
-            state = f"  held since {shown(held.at)} ({held.action})" if held is not None else ""
-            click.echo(
-                f"{cell['task_type']:16} {cell['model']:24} Beta({cell['alpha']:.1f}, {cell['beta']:.1f})  "
-                f"mean {cell['mean']:.3f}{state}"
-            )
+    cells = [
+        {**cell, "held_since": held.at if held else None, "held_by": held.action if held else None}
+        for cell in posterior_cells(setup, knowledge, task_type=task_type)
+        if model in (None, cell["model"])
+        for held in [controls.since.get((cell["task_type"], cell["model"]))]
+    ]
+    found = with_database(config, lambda connection: versions(connection, now - days * _DAY_S, limit, task_type))
+    if as_json:
+        off = {"at": controls.off.at, "who": controls.off.who} if controls.off is not None else None
+        echo_json({"cells": cells, "off": off, "versions": [dict(row) for row in found]})
+        return
+    show(table([_row(cell, drawn=plots()) for cell in cells]))
     if controls.off is not None:
         click.echo(f"\nLearned decisions are switched off since {shown(controls.off.at)} by {controls.off.who}.")
-    found = with_database(config, lambda connection: versions(connection, now - days * _DAY_S, limit, task_type))
     click.echo("\nVersions, by when they were first decided on:")
     for row in found:
         click.echo(
@@ -69,6 +75,19 @@ def list_posteriors(
         )
     if not found:
         click.echo(f"none in the last {days:g} days")
+
+
+def _row(cell: Mapping[str, Any], *, drawn: bool) -> tuple[str, ...]:
+    """A posterior in a line; `drawn` with its 95 % interval from 0 to 1 as a plot."""
+    from service.control_actions import shown
+    from service.terminal import interval_bar
+
+    broken = cell["mean"] is None or None in cell["interval"]
+    number = "-" if cell["mean"] is None else f"mean {cell['mean']:.3f}"
+    spread = "-" if broken else f"Beta({cell['alpha']:.1f}, {cell['beta']:.1f})"
+    bar = interval_bar(cell["interval"][0], cell["mean"], cell["interval"][1]) if drawn and not broken else ""
+    held = f"held since {shown(cell['held_since'])} ({cell['held_by']})" if cell["held_by"] else ""
+    return cell["task_type"], cell["model"], spread, number, *([bar] if drawn else []), held
 
 
 @posterior.command()

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.errors import ArmwiseError, ConfigurationError, UnusableData
-from service.options import config_option, look, seconds
+from service.options import config_option, echo_json, json_option, look, seconds
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -225,7 +225,8 @@ def told(table: "PriorTable", counts: Mapping[tuple[str, str], int], width: int 
 @prior.command()
 @config_option
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
-def show(config: Path | None, file: Path) -> None:
+@json_option
+def show(config: Path | None, file: Path, *, as_json: bool) -> None:
     """Show a prior, and for which configured models it says nothing."""
     from service.configuration import read_settings
     from service.priors import read_prior
@@ -235,6 +236,9 @@ def show(config: Path | None, file: Path) -> None:
         table = read_prior(file)
     except ConfigurationError as error:
         raise ArmwiseError("; ".join(error.mistakes)) from error
+    if as_json:
+        echo_json(table)
+        return
     for line in told(table, {}):
         click.echo(line)
     click.echo(f"Made from {table.source or 'an unnamed source'}.")
