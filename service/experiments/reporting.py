@@ -51,12 +51,13 @@ async def tell(database: Database, name: str, now: float | None = None) -> Told:
     now = time.time() if now is None else now
     one = named(await database.read(current), name)
     report, damaged = await report_on(database, one, now)
-    closed, still_open = await database.read(counts, one.name)
+    closed = report.units + damaged
+    everybody = sum(await database.read(counts, one.name))  # some may have been closed since the report was read
     return Told(
         experiment=one,
         report=report,
         closed=closed,
-        still_open=still_open,
+        still_open=max(everybody - closed, 0),
         damaged=damaged,
         looks=tuple(await database.read(list_looks, one.name)),
         holdout=await database.read(headline),
