@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from bandit.experiments import Metric
+from bandit.linear import LinearThompson
 from bandit.policies import Fixed, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.thompson import Thompson
@@ -175,6 +176,28 @@ async def test_explain_tells_the_variant_and_repeats_the_decision(http, mode):
         assert told["choice"]["policy"] == told["assigned"]["policy"] == reply["routing"]["policy"]
         assert told["repeated"]["same"] is True
         assert "u-" not in told["assigned"]["unit"]
+
+
+async def test_linear_policies_learn_apart_too(run):
+    """Twelve thumbs down for what a variant served move its own regressions; those of the other variant stay."""
+    linear = LinearThompson(name="linear_thompson")
+    service = run(policies=(*POLICIES, linear), quality=Quality(enabled=False))
+    sides = [{"name": name, "policy": "linear_thompson", "share": 0.5} for name in ("a", "b")]
+    async with aiohttp.ClientSession(service.url) as http:
+        await rate(http, await ask(http, model="small"), True)
+        await begin(http, LEARNERS, variants=sides)
+        spaces = ["@learners/a", "@learners/b"]
+        before = [await betas(http, policy="linear_thompson", namespace=space) for space in spaces]
+        assert before[0] == before[1] == await betas(http, policy="linear_thompson")
+        users = [f"u-{number}" for number in range(16)]
+        for user in users:
+            reply = await ask(http, user=user)
+            if reply["routing"]["variant"] == "a":
+                await rate(http, reply, False)
+        after = [await betas(http, policy="linear_thompson", namespace=space) for space in spaces]
+        assert after[1] == before[1]
+        assert sum(mean for mean, _ in after[0].values()) < sum(mean for mean, _ in before[0].values()) - 0.01
+        assert await betas(http, policy="linear_thompson") == before[0]
 
 
 async def test_conversations_of_single_requests_go_together(http):
