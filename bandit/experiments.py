@@ -5,14 +5,14 @@ that passed. It does not depend on the order of the units nor on earlier looks, 
 together. What is shown is what decides: a verdict follows from the intervals that stand beside it.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from bandit.designs import Design, Direction, Guardrail, Metric
-from bandit.ratios import Ratios, ratios, sensible
+from bandit.ratios import Ratios, ratios
 from bandit.sequential import (
     bounds_of_mean,
     half_width,
@@ -23,6 +23,7 @@ from bandit.sequential import (
     tallied,
     weighted,
 )
+from bandit.units import Seen, Units, readable
 from bandit.verdicts import FEEDBACK, Difference, Guarded, State, Verdict, concluded
 
 __all__ = [
@@ -48,22 +49,6 @@ Indices = NDArray[np.int64]
 SAMPLE_RATIO_ALARM = 1_000.0  # evidence from which on units were not assigned as planned
 _URGENCY: tuple[Verdict, ...] = ("kill", "broken", "ship", "keep_going", "futile")
 _LARGEST_LOG = 690.0  # evidence stays a number
-
-
-class Units(msgspec.Struct, frozen=True, kw_only=True, eq=False):
-    """Closed units in columns, a row for each; the order of rows is of no importance.
-
-    Metrics are named by `Metric.name` and `Guardrail.metric`; further ones are only shown. A guardrail's denominator
-    should be the number of requests, which every unit has. Numbers that make no sense
-    (not finite, a negative denominator) are left out and counted.
-    """
-
-    variant: Indices  # (n,), index into the names of `Design.variants`, in their order
-    requests: Indices  # (n,)
-    gave_feedback: NDArray[np.bool_]  # (n,), on any of its requests
-    numerators: dict[str, Vector]  # (n,) by metric: sum over the unit's requests, such as of ratings
-    denominators: dict[str, Vector]  # (n,) by metric: such as how many ratings; 0 where the unit was not measured
-    covariate: Vector | None = None  # (n,), mean of what the variant could not change; NaN where unknown
 
 
 class Side(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,14 +87,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     sentence: str
 
 
-class _Seen(NamedTuple):
-    """The units of known variants, and which of their numbers make sense."""
-
-    units: Units
-    usable: dict[str, NDArray[np.bool_]]  # by metric
-    ignored: int
-
-
 class _Outcomes(NamedTuple):
     """One variant's units under one guardrail."""
 
@@ -133,7 +110,7 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
     Raises:
         ValueError: columns differ in length, or one of a metric of the design is missing.
     """
-    seen = _readable(design, units)
+    seen = readable(design, units)
     wide = len(design.variants)
     sides = _sides(design, seen)
     counts, shares = (np.array([getattr(each, name) for each in sides], float) for name in ("units", "share"))
@@ -162,12 +139,12 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
     )
 
 
-def _sides(design: Design, seen: _Seen) -> tuple[Side, ...]:
+def _sides(design: Design, seen: Seen) -> tuple[Side, ...]:
     wide, variant = len(design.variants), seen.units.variant
     units, requests, answered = (
         np.bincount(variant, each, wide) for each in (None, seen.units.requests, seen.units.gave_feedback)
     )
-    plain = {metric: _plain(seen, metric, wide) for metric in seen.usable}
+    plain = {metric: seen.ratio(metric, wide) for metric in seen.usable}
     return tuple(
         Side(
             variant=name,
@@ -214,50 +191,8 @@ def _compared(design: Design, measured: _Measured, both: tuple[int, int], elapse
     )
 
 
-def _readable(design: Design, units: Units) -> _Seen:
-    """Columns of one length, without the units of no variant."""
-    n = len(units.variant)
-    wanted = (design.primary.name, *(each.metric for each in design.guardrails))
-    missing = [name for name in wanted if name not in units.numerators]
-    missing += [name for name in units.numerators if name not in units.denominators]
-    if missing:
-        raise ValueError(f"found no numbers for {', '.join(missing)}; expected a numerator and a denominator for each")
-    columns: dict[str, NDArray[Any]] = {"requests": units.requests, "gave_feedback": units.gave_feedback}
-    columns |= {f"numerators of {name}": each for name, each in units.numerators.items()}
-    columns |= {f"denominators of {name}": units.denominators[name] for name in units.numerators}
-    if units.covariate is not None:
-        columns["covariate"] = units.covariate
-    for name, each in columns.items():
-        if each.shape != (n,):
-            raise ValueError(f"found {name} of shape {each.shape}, expected {(n,)}")
-    keep = (units.variant >= 0) & (units.variant < len(design.variants))
-    kept = Units(
-        variant=units.variant[keep],
-        requests=units.requests[keep],
-        gave_feedback=units.gave_feedback[keep],
-        numerators={name: each[keep] for name, each in units.numerators.items()},
-        denominators={name: units.denominators[name][keep] for name in units.numerators},
-        covariate=None if units.covariate is None else units.covariate[keep],
-    )
-    usable = {name: sensible(each, kept.denominators[name]) for name, each in kept.numerators.items()}
-    ignored = n - len(kept.variant) + sum(int((~each).sum()) for each in usable.values())
-    return _Seen(kept, usable, ignored)
-
-
-def _measured(seen: _Seen, metric: str) -> NDArray[np.bool_]:
-    return np.asarray(seen.usable[metric] & (seen.units.denominators[metric] > 0.0))
-
-
-def _plain(seen: _Seen, metric: str, wide: int) -> Vector:
-    rows = _measured(seen, metric)
-    variant, units = seen.units.variant[rows], seen.units
-    total = np.bincount(variant, units.numerators[metric][rows], wide)
-    size = np.bincount(variant, units.denominators[metric][rows], wide)
-    return np.asarray(np.divide(total, size, out=np.full(wide, np.nan), where=size > 0.0))
-
-
-def _ratios(seen: _Seen, metric: str, wide: int) -> Ratios:
-    units, rows = seen.units, _measured(seen, metric)
+def _ratios(seen: Seen, metric: str, wide: int) -> Ratios:
+    units, rows = seen.units, seen.measured(metric)
     covariate = None if units.covariate is None else units.covariate[rows]
     return ratios(
         units.variant[rows], units.numerators[metric][rows], units.denominators[metric][rows], covariate, wide
@@ -289,10 +224,10 @@ def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Me
     )
 
 
-def _outcomes(seen: _Seen, guardrail: Guardrail, wide: int) -> list[_Outcomes]:
+def _outcomes(seen: Seen, guardrail: Guardrail, wide: int) -> list[_Outcomes]:
     """What the units of each variant did, in shares of `largest`; units that were not measured did what is usual."""
     units, usable, metric = seen.units, seen.usable[guardrail.metric], guardrail.metric
-    measured = _measured(seen, metric)
+    measured = seen.measured(metric)
     shares = np.full(len(usable), guardrail.usual / guardrail.largest)
     np.divide(units.numerators[metric], units.denominators[metric] * guardrail.largest, out=shares, where=measured)
     shares = np.clip(shares, 0.0, 1.0)
