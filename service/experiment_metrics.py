@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from service.instruments import Instruments
 
 if TYPE_CHECKING:  # only for types: the parts join these
+    from service.experiments.holdout import Headline
     from service.experiments.looks import Look
 
 MOST_EXPERIMENTS = 50  # told of by one process: their names are label values
@@ -42,6 +43,11 @@ class ExperimentMetrics(Instruments):
         self._experiments_stopped = self.counter(
             "armwise_experiments_stopped", "Experiments that were stopped by what was seen of them."
         )[()]
+        self._worth = self.gauge(
+            "armwise_holdout_difference",
+            "What routing is worth: mean rating of routed users less that of the permanent holdout.",
+            "livemostrecent", "what",
+        )  # fmt: skip
         self._experiments_told: dict[str, set[str]] = {}
 
     def experiments(self, last: Mapping[str, "Look"]) -> None:
@@ -63,6 +69,12 @@ class ExperimentMetrics(Instruments):
     def experiment_stopped(self) -> None:
         """Count an experiment that was stopped by what was seen of it."""
         self._experiments_stopped.inc()
+
+    def worth(self, seen: "Headline | None") -> None:
+        """What routing is worth, with its interval."""
+        if seen is not None:
+            for what, value in (("estimate", seen.value), ("low", seen.low), ("high", seen.high)):
+                self._worth[what].set(math.nan if value is None else value)
 
     def _tell_variant(
         self, name: str, variant: str, units: int, estimate: float | None, low: float | None, high: float | None

@@ -20,7 +20,7 @@ from sqlalchemy.exc import DBAPIError
 from bandit import experiments as plan
 from service.database import Database, is_conflict
 from service.errors import Conflict, StorageUnavailable
-from service.experiments.holdout import look_at_holdout
+from service.experiments.holdout import Headline, headline, look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, Experiment, current, take
 from service.experiments.looks import Look, claim, is_news, keep_look, last_looks, look_of
 from service.experiments.measuring import close_due, closed_units, counts, planned
@@ -51,6 +51,7 @@ class Seen(NamedTuple):
     """What is known of all experiments that are not over."""
 
     last: dict[str, Look]
+    worth: Headline | None  # of routing, against the holdout
     news: list[News]
     damaged: int  # rows that cannot be read, and faults of single experiments
 
@@ -98,7 +99,7 @@ async def look_at_all(database: Database, settings: Settings, now: float) -> See
             with _counting("the holdout") as faults:
                 await look_at_holdout(database, settings, now)
             damaged += len(faults)
-    return Seen(await database.read(last_looks, names), news, damaged)
+    return Seen(await database.read(last_looks, names), await database.read(headline), news, damaged)
 
 
 @contextmanager
@@ -212,6 +213,7 @@ def _tell(parts: "Parts", seen: Seen) -> None:
     for _ in range(seen.damaged):
         parts.metrics.learner_error("experiments")
     parts.metrics.experiments(seen.last)
+    parts.metrics.worth(seen.worth)
     variable = parts.setup.settings.drift.webhook_url_env
     for experiment, look, changed in seen.news:
         if not changed:

@@ -16,13 +16,13 @@ from service.database import Database
 from service.experiments.outcomes import Outcome
 from service.tables import decisions, exposures, rewards
 from tests.api.test_crash import ready
-from tests.api.upstream import until
 
 USERS, REQUESTS, AT_ONCE = 300, 4, 12
 WINDOW_S = 6.0
 CONFIG = """
 [database]
 url = "{url}"
+timeout_s = 60.0
 
 [server]
 workers = {workers}
@@ -194,6 +194,13 @@ def decoded(content):
     return Outcome(*json.loads(content))
 
 
+async def until(condition, *arguments):
+    """Wait for something that happens in the background, as long as the test may last."""
+    while not (found := await condition(*arguments)):
+        await asyncio.sleep(0.1)
+    return found
+
+
 async def post(http, path, body, status):
     async with http.post(path, json=body) as reply:
         assert reply.status == status, await reply.text()
@@ -220,4 +227,4 @@ async def closed(http):
         assert reply.status == 200, await reply.text()
         found = await reply.json()
     newest = found["looks"][-1]["verdict"] if found["looks"] else None
-    return found if found["open_units"] == 0 and newest == found["verdict"] else None
+    return found if found["closed_units"] == USERS and newest == found["verdict"] else None

@@ -426,3 +426,4 @@ async def test_routing_is_worth_what_users_of_the_holdout_miss(database, decisio
     assert found.cost_usd == pytest.approx(0.004)
     assert "Routing beats `large` by +0." in found.sentence
     assert "60% less cost" in found.sentence
+    assert (await look_at_all(database, settings, START + 2_060)).worth == found
