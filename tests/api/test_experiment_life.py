@@ -1,6 +1,7 @@
 """Experiments through the whole service: their life, who is in, what variants decide on and teach, what comes of it."""
 
 import asyncio
+import time
 from collections import Counter
 from functools import partial
 
@@ -475,17 +476,20 @@ async def test_experiments_of_replicas_that_start_at_once_do_not_overlap(run, ht
     assert Counter(one["state"] for one in found) == {"running": 1, "created": 5}
 
 
-async def test_a_variant_has_a_budget_of_its_own(run):
+async def test_a_variant_has_a_budget_of_its_own_and_its_share_of_a_day_s_money(run):
     frugal = replace(POLICIES[-1], name="frugal", objective="budget", usd_per_day=10.0)
     service = run(policies=(*POLICIES, frugal))
-    sides = [{"name": "a", "policy": "frugal", "share": 0.5}, {"name": "b", "policy": "thompson", "share": 0.5}]
+    sides = [{"name": "a", "policy": "frugal", "share": 0.25}, {"name": "b", "policy": "thompson", "share": 0.75}]
     async with aiohttp.ClientSession(service.url) as http:
         await begin(http, LEARNERS, variants=sides)
-        replies = [await ask(http, user=f"u-{number}") for number in range(10)]
-        count = sum(reply["routing"]["variant"] == "a" for reply in replies)
-        await asyncio.sleep(0.6)
-        parts = service.parts
-        rows_of = parts.budgets._accounts._rows
-        assert {name.owner: row.requests for name, row in rows_of.items()} == {"@learners/a": count}
-        told = await get(http, f"/v1/decisions/{next(r for r in replies if r['routing']['variant'] == 'a')['id']}")
-        assert told["choice"]["terms"]["budget_usd"] is not None
+        budgets, now, account = service.parts.budgets, time.time(), "@learners/a"
+        common, own = budgets.terms(frugal, now), budgets.terms(frugal, now, account)
+        assert own.budget_usd == pytest.approx(common.budget_usd / 4)
+        replies = [await ask(http, user=f"u-{number}") for number in range(24)]
+        inside = [reply for reply in replies if reply["routing"]["variant"] == "a"]
+        assert inside  # none once in 1,000 salts
+        assert budgets.money(replace(frugal, name=account), time.time())[1].requests == len(inside)
+        assert budgets.money(frugal, time.time())[1].requests == 0
+        told = await get(http, f"/v1/decisions/{inside[0]['id']}")
+        assert told["choice"]["terms"]["budget_usd"] == pytest.approx(own.budget_usd, rel=0.5)
+        assert told["repeated"]["same"] is True
