@@ -191,10 +191,8 @@ class _State:
         match row.action:
             case "off" | "on":
                 self.off = row if row.action == "off" else None
-            case "disable":
-                self.disabled |= {row.arm} - {None}
-            case "enable":
-                self.disabled -= {row.arm}
+            case "disable" | "enable" if row.arm is not None:
+                (self.disabled.add if row.action == "disable" else self.disabled.discard)(row.arm)
             case "unfreeze":
                 self._release(row)
             case "reset":
