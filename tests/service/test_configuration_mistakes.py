@@ -181,6 +181,16 @@ def openai_model(**said):
         (openai_model(headers={"X-Title": "a\nb"}), "`models[0].headers.X-Title` must be one line"),
         ("policies = []", "`policies` is empty"),
         (
+            'routing.shadow = "thomson"',
+            "`routing.shadow` is `thomson`, which is not among `policies` (did you mean `thompson`?)",
+        ),
+        ("holdout.share = 0.02", "`holdout.share` is set: name the model that serves the holdout in `holdout.model`"),
+        (
+            'holdout.model = "larg"',
+            "`holdout.model` names the model `larg`, which is not configured and enabled (did you mean `large`?)",
+        ),
+        ("holdout.share = 0.5", "`holdout.share` must be"),
+        (
             '[[policies]]\nname = "p"\nkind = "pooled_thompson"\nobjective = "floor"\nbaseline = "large"',
             '`policies[0].baseline` has no effect with `objective = "floor"`',
         ),
