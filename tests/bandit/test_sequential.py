@@ -240,10 +240,10 @@ def alarmed(share, runs, seed):
 
 
 def test_the_sample_ratio_raises_no_alarm_without_cause():
-    """By Ville at most .1 %; 10 of 10,000 would fail. Measured .03 %, so that comes with a chance of 1 in 1,000."""
+    """By Ville at most .1 %. Measured .04 to .09 %, so that 10 of 10,000 come with a chance of about 1 in 10."""
     assert alarmed(0.5, 10_000, 11) < 0.001
 
 
 def test_the_sample_ratio_finds_51_to_49_in_100_000_units():
-    """Measured 99.3 %: below 99 % of 10,000 comes with a chance of 1 in 5,000."""
+    """Measured 99.3 to 99.5 %: below 99 % of 10,000 comes with a chance below 1 in 1,000."""
     assert alarmed(0.51, 10_000, 12) >= 0.99
