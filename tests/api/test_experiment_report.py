@@ -12,7 +12,8 @@ from service import store
 from service.auth import key_row, new_key, new_secret
 from service.cli import main
 from service.database import Database, migrate
-from service.settings import Drift, Experiments, Quality
+from service.experiments.assigning import Unit, held_out
+from service.settings import Drift, Experiments, Holdout, Quality
 from service.tables import exposures, looks
 from tests.api.asking import ask, asked
 from tests.api.test_alarms import receiving
@@ -178,3 +179,30 @@ async def test_reading_needs_the_scope_read(run, database_url):
                 assert reply.status == status
         async with http.get("/v1/experiments/pair/report") as reply:
             assert reply.status == 401
+
+
+async def test_what_routing_is_worth_stands_in_the_statistics(run):
+    service = run(
+        policies=POLICIES, quality=Quality(enabled=False), experiments=QUICK, holdout=Holdout(share=0.05, model="large")
+    )
+    names = [f"u-{number}" for number in range(400)]
+    held = [name for name in names if held_out(Unit(user=name), 0.05)][:3]
+    routed = [name for name in names if not held_out(Unit(user=name), 0.05)][:4]
+    async with aiohttp.ClientSession(service.url) as http:
+        for user in held + routed:
+            reply = await ask(http, user=user)
+            assert (reply["routing"]["method"] == "holdout") == (user in held)
+            await rate(http, reply, value=user not in held)
+
+        async def known():
+            found = (await get(http, "/stats"))["holdout"]
+            return found if found is not None and found["units"] == 7 else None
+
+        found = await until(known)
+        assert (found["model"], found["held_out_units"], found["value"]) == ("large", 3, None)
+        assert found["sentence"].startswith(
+            "What routing is worth against `large` is not known yet: 4 routed and 3 held"
+        )
+        assert found["held_out_cost_usd"] > 0.0
+        await make(http, PAIR)
+        assert (await get(http, "/v1/experiments/pair/report"))["holdout"] == found
