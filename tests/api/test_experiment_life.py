@@ -332,6 +332,14 @@ async def test_own_posteriors_begin_with_a_copy_learn_apart_and_are_merged_on_pu
     database = Database(service.settings.database.url, 1)
     assert await database.read(store.compare_fold) == {}
     await database.close()
+    before_change = await betas(http, policy="thompson")
+    await rate(http, replies[0], True)  # a changed mind about a reply of the experiment is heard in common, too
+    changed = await betas(http, policy="thompson")
+    assert changed != before_change
+    assert sum(n for _, n in changed.values()) == 16
+    async with http.post("/v1/controls", json={"action": "reset"}) as answer:
+        assert answer.status == 200
+    assert sum(n for _, n in (await betas(http, policy="thompson")).values()) == 0
 
 
 async def test_dropped_learning_stays_aside_after_a_restart_too(run, http):
