@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, and_, bindparam, case, func, or_, select, text
 
+from bandit.posteriors import MICRO
 from service.calibrations import MACHINES, PEOPLES
 from service.experiments.lifecycle import Experiment
 from service.store import slices, total
@@ -141,7 +142,11 @@ def expected_quality(connection: Connection, started_at: float) -> dict[tuple[st
         .where(cells.c.namespace == "", cells.c.channel.in_(PEOPLES), cells.c.hour < int(started_at // 3600))
         .group_by(cells.c.task_type, cells.c.tier)
     )
-    found = {(task, tier): (float(n) / 1e6, float(s) / 1e6) for task, tier, n, s in connection.execute(wanted)}
+    found = {
+        (task, tier): (float(n) / MICRO, float(s) / MICRO)
+        for task, tier, n, s in connection.execute(wanted)
+        if 0 <= s <= n  # else no counts that we wrote
+    }
     n, s = (sum(each[index] for each in found.values()) for index in (0, 1))
     mean = (s + 0.5 * _PRIOR_LABELS) / (n + _PRIOR_LABELS)
     known = {key: (s + mean * _PRIOR_LABELS) / (n + _PRIOR_LABELS) for key, (n, s) in found.items()}

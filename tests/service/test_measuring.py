@@ -172,6 +172,8 @@ async def test_a_unit_that_shares_its_moment_with_thousands_is_read_once(databas
 async def test_poisoned_numbers_leave_one_number_out_and_stop_nothing(database, asked, attempt_row):
     one = await started(database, guardrails=(*GUARDED, Guardrail(metric="cost_usd", limit=0.01)))
     names = [f"u{number}" for number in range(200)]
+    odd = CellKey("", "small", "Open QA", "simple", int(START // 3600) - 5, "thumb")
+    await database.write(lambda connection: store.add_to_cells(connection, {odd: Counts(-5 * MICRO, 0, 0)}, START))
     await log(
         database,
         decisions=[
