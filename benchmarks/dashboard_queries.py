@@ -51,6 +51,7 @@ BUDGET_MS = 300.0
 SETTINGS = """\
 [database]
 url = "{url}"
+timeout_s = 60  # the start reads all cells; others may use the machine
 
 [server]
 port = {port}

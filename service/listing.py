@@ -4,7 +4,7 @@ from collections import defaultdict
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, func, select, tuple_
+from sqlalchemy import ColumnElement, Connection, Select, func, select, text, tuple_
 
 from service import store
 from service.calibrations import MACHINES, PEOPLES
@@ -39,13 +39,13 @@ def newest(
 ) -> list[dict[str, Any]]:
     """At most `limit` decisions, newest first, with their cost, latency and ratings; `before` is the last one seen.
 
-    There is an index for users and keys. For everything else the sums by hour tell in which hours to look: of a kind
-    that is rare, a million others would be read.
+    There is an index for users, keys, and methods other than `auto`. For everything else the sums by hour tell in which
+    hours to look: of a kind that is rare, a million others would be read.
     """
     statement = _matching(wanted)
     if before is not None:
         statement = statement.where(tuple_(decisions.c.created_at, decisions.c.id) < before)
-    indexed = (wanted.user, wanted.key_id) != (None, None)
+    indexed = (wanted.user, wanted.key_id) != (None, None) or wanted.method not in (None, "auto")
     counted = (wanted.model, wanted.task_type, wanted.method, wanted.rated) != (None, None, None, None)
     if indexed or not counted:
         rows = _read(connection, statement, limit)
@@ -71,9 +71,11 @@ def _matching(wanted: Wanted) -> Select[Any]:
         if value is not None:
             statement = statement.where(column == value)
     if wanted.user:
-        statement = statement.where(decisions.c.user != "")  # in the words of the index; so below
+        statement = statement.where(text("\"user\" <> ''"))  # in the words of the index; so below
+    if wanted.method not in (None, "auto"):
+        statement = statement.where(text("method <> 'auto'"))
     if wanted.key_id:
-        statement = statement.where(decisions.c.key_id != "")
+        statement = statement.where(text("key_id <> ''"))
     if wanted.rated is not None:
         rating = select(rewards.c.decision_id).where(rewards.c.decision_id == decisions.c.id, _peoples()).exists()
         statement = statement.where(rating if wanted.rated else ~rating)

@@ -31,6 +31,7 @@ metadata = MetaData(
 _IN_AN_EXPERIMENT = text("experiment IS NOT NULL")
 _OPEN = text("outcome IS NULL")
 
+_NOT_AUTO = text("method <> 'auto'")
 _OF_A_USER = text("\"user\" <> ''")
 _WITH_A_KEY = text("key_id <> ''")
 
@@ -41,7 +42,7 @@ decisions = Table(
     Column("id", String(64), primary_key=True),
     Column("created_at", Double, nullable=False),
     Column("key_id", String(32), nullable=False),  # "" without keys
-    Column("method", String(32), nullable=False),  # auto, user_specified, static_fallback
+    Column("method", String(32), nullable=False),  # service.decide.Decision says which there are
     Column("policy", String(128), nullable=False),
     Column("namespace", String(128), nullable=False),  # whose posteriors this decision teaches
     Column("task_type", String(32), nullable=False),
@@ -61,6 +62,7 @@ decisions = Table(
     Column("unit", String(32)),  # salted digest of the user, session, key or request
     Index(None, "created_at"),
     Index(None, "beliefs_version"),
+    Index("ix_decisions_method", "method", "created_at", sqlite_where=_NOT_AUTO, postgresql_where=_NOT_AUTO),
     Index("ix_decisions_user", "user", "created_at", sqlite_where=_OF_A_USER, postgresql_where=_OF_A_USER),
     Index("ix_decisions_key_id", "key_id", "created_at", sqlite_where=_WITH_A_KEY, postgresql_where=_WITH_A_KEY),
     Index(
@@ -345,7 +347,7 @@ configs = Table(
     Column("created_at", Double, nullable=False),
 )
 
-TRAFFIC_KEY = ("hour", "policy", "method", "arm", "task_type")
+TRAFFIC_KEY = ("hour", "arm", "task_type", "policy", "method")
 TRAFFIC_DECIDED = ("decisions", "explored", "fallbacks", "simple", "medium", "complex", "routing_us")
 TRAFFIC_CALLED = (
     "calls", "failures", "prompt_tokens", "completion_tokens", "cost_nano", "latency_us", "first_tokens",
@@ -361,10 +363,10 @@ traffic = Table(
     "traffic",
     metadata,
     Column("hour", Integer, primary_key=True),  # since 1970-01-01 UTC
-    Column("policy", String(128), primary_key=True),
-    Column("method", String(32), primary_key=True),
     Column("arm", String(128), primary_key=True),
     Column("task_type", String(32), primary_key=True),
+    Column("policy", String(128), primary_key=True),
+    Column("method", String(32), primary_key=True),
     *(
         Column(name, BigInteger, nullable=False, server_default="0")
         for name in (*TRAFFIC_DECIDED, *TRAFFIC_CALLED, *TRAFFIC_RATED, *TRAFFIC_LATENCY)

@@ -39,10 +39,10 @@ class Key(NamedTuple):
     """Where something is counted."""
 
     hour: int  # of the decision, since 1970-01-01 UTC
-    policy: str
-    method: str
     arm: str
     task_type: str
+    policy: str
+    method: str
 
 
 Sums = dict[Key, dict[str, int]]
@@ -84,7 +84,7 @@ class Rollup:
         for row in rows:
             arm = row["served_arm"] or row["arm"]
             self.add(
-                Key(hour_of(row["created_at"]), row["policy"], row["method"], arm, row["task_type"]),
+                Key(hour_of(row["created_at"]), arm, row["task_type"], row["policy"], row["method"]),
                 {
                     "decisions": 1,
                     "explored": int(bool(row.get("explored"))),
@@ -143,7 +143,7 @@ class Rollup:
 
 
 def _key_of(decision: Rateable, arm: str) -> Key:
-    return Key(hour_of(decision.created_at), decision.policy, decision.method, arm, decision.task_type)
+    return Key(hour_of(decision.created_at), arm, decision.task_type, decision.policy, decision.method)
 
 
 def add(connection: Connection, sums: Sums) -> None:

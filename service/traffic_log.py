@@ -75,10 +75,10 @@ def folded(connection: Connection, from_hour: int, to_hour: int) -> Sums:
     for names, values, arm, source in parts:
         key = (
             cut(d.created_at / HOUR_S).cast(Integer).label("counted_hour"),
-            d.policy,
-            d.method,
             arm.label("counted_arm"),
             d.task_type,
+            d.policy,
+            d.method,
         )
         wanted = (
             select(*key, *(total(value) for value in values))

@@ -1,9 +1,9 @@
 """Traffic over time, by model: what GET /v1/traffic answers."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, Subquery, select
 
 from service.store import total
 from service.tables import TRAFFIC_LATENCY, traffic
@@ -17,15 +17,24 @@ def series(
     connection: Connection, first: int, steps: int, step_h: int, task_type: str | None = None
 ) -> Sequence[Sequence[Any]]:
     """Rows of step, model and its sums, for each of `steps` steps of `step_h` hours from the hour `first`."""
-    step = ((traffic.c.hour - first) // step_h).label("step")
-    wanted = select(step, traffic.c.arm, *(total(traffic.c[name]) for name in _SUMS)).group_by(step, traffic.c.arm)
-    if task_type is not None:
-        wanted = wanted.where(traffic.c.task_type == task_type)
     found: list[Row[Any]] = []
     for start in range(0, steps, _STEPS_AT_ONCE):
         low, high = first + start * step_h, first + min(start + _STEPS_AT_ONCE, steps) * step_h
-        found += connection.execute(wanted.where(traffic.c.hour >= low, traffic.c.hour < high)).all()
+        within = [traffic.c.hour >= low, traffic.c.hour < high]
+        if task_type is not None:
+            within.append(traffic.c.task_type == task_type)
+        hours = by_hour(_SUMS, within)
+        step = ((hours.c.hour - first) // step_h).label("step")
+        sums = (total(hours.c[name]) for name in _SUMS)
+        found += connection.execute(select(step, hours.c.arm, *sums).group_by(step, hours.c.arm)).all()
     return found
+
+
+def by_hour(names: Iterable[str], within: Iterable[ColumnElement[bool]]) -> Subquery:
+    """Sums by hour and model. They come in the order in which they are stored; whole days would have to be sorted."""
+    columns = (traffic.c.hour, traffic.c.arm)
+    sums = (total(traffic.c[name]).label(name) for name in names)
+    return select(*columns, *sums).where(*within).group_by(*columns).subquery()
 
 
 def points(rows: Sequence[Sequence[Any]], first: int, steps: int, step_h: int) -> list[dict[str, Any]]:

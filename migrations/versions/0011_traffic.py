@@ -8,9 +8,10 @@ down_revision = "0010"
 branch_labels = None
 depends_on = None
 
+_NOT_AUTO = sa.text("method <> 'auto'")
 _OF_A_USER = sa.text("\"user\" <> ''")
 _WITH_A_KEY = sa.text("key_id <> ''")
-_KEY = ("hour", "policy", "method", "arm", "task_type")
+_KEY = ("hour", "arm", "task_type", "policy", "method")
 _DECIDED = ("decisions", "explored", "fallbacks", "simple", "medium", "complex", "routing_us")
 _CALLED = (
     "calls", "failures", "prompt_tokens", "completion_tokens", "cost_nano", "latency_us", "first_tokens",
@@ -24,6 +25,10 @@ _BOUNDS_S = tuple(0.01 * 2.0 ** (number / 2) for number in range(27))
 def upgrade() -> None:
     op.add_column("decisions", sa.Column("explored", sa.Boolean(), nullable=True))
     op.create_index(
+        op.f("ix_decisions_method"), "decisions", ["method", "created_at"], unique=False,
+        sqlite_where=_NOT_AUTO, postgresql_where=_NOT_AUTO,
+    )  # fmt: skip
+    op.create_index(
         op.f("ix_decisions_user"), "decisions", ["user", "created_at"], unique=False,
         sqlite_where=_OF_A_USER, postgresql_where=_OF_A_USER,
     )  # fmt: skip
@@ -34,10 +39,10 @@ def upgrade() -> None:
     op.create_table(
         "traffic",
         sa.Column("hour", sa.Integer(), nullable=False),
-        sa.Column("policy", sa.String(length=128), nullable=False),
-        sa.Column("method", sa.String(length=32), nullable=False),
         sa.Column("arm", sa.String(length=128), nullable=False),
         sa.Column("task_type", sa.String(length=32), nullable=False),
+        sa.Column("policy", sa.String(length=128), nullable=False),
+        sa.Column("method", sa.String(length=32), nullable=False),
         *(
             sa.Column(name, sa.BigInteger(), nullable=False, server_default="0")
             for name in (*_DECIDED, *_CALLED, *_RATED, *_LATENCY)
@@ -81,7 +86,7 @@ def _fill() -> None:
         added = ", ".join(f"{name} = traffic.{name} + excluded.{name}" for name in names)
         words = (
             f"INTO traffic ({', '.join((*_KEY, *names))})",
-            f"SELECT {hour}, d.policy, d.method, {arm}, d.task_type, {sums} FROM {rows} WHERE 1 = 1",  # noqa: S608
+            f"SELECT {hour}, {arm}, d.task_type, d.policy, d.method, {sums} FROM {rows} WHERE 1 = 1",  # noqa: S608
             f"GROUP BY 1, 2, 3, 4, 5 ON CONFLICT ({', '.join(_KEY)}) DO UPDATE SET {added}",
         )
         op.get_bind().execute(sa.text(" ".join(("INSERT", *words))), bounds if values is called else {})
@@ -98,4 +103,5 @@ def downgrade() -> None:
     op.drop_table("traffic")
     op.drop_index(op.f("ix_decisions_key_id"), table_name="decisions")
     op.drop_index(op.f("ix_decisions_user"), table_name="decisions")
+    op.drop_index(op.f("ix_decisions_method"), table_name="decisions")
     op.drop_column("decisions", "explored")

@@ -15,7 +15,7 @@ from service.experiments.holdout import headline
 from service.explain import explain
 from service.parts import Parts
 from service.posteriors import posterior_cells
-from service.reports import records, statistics
+from service.reports import page, records, statistics
 
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="rows at most")]
 Days = Annotated[float, QueryParameter(gt=0, description="days back from now")]
@@ -80,8 +80,8 @@ async def raw_stats(request: Request[Any, Any, Any], limit: Limit = 100, offset:
     """The records behind the statistics."""
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
-    found = await parts.database.read(lambda connection: records(connection, limit, offset))
-    return {"records": found, "limit": limit, "offset": offset}
+    found = await parts.database.read(page, limit, offset)
+    return {"records": await asyncio.to_thread(records, found), "limit": limit, "offset": offset}
 
 
 @get("/v1/posteriors", tags=["owner"], summary="What was learned")
