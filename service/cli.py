@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from service.classifier_cli import classifier, classify
+from service.completion_cli import completion
 from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
 from service.experiment_cli import experiment
 from service.experiment_report_cli import experiment_report
+from service.import_cli import import_settings
 from service.options import echo_json, json_option
 from service.posterior_cli import posterior
 from service.prior_cli import prior
 from service.quiz_cli import quiz
+from service.route_cli import route
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -82,6 +85,9 @@ experiment.add_command(experiment_report)
 main.add_command(experiment)
 main.add_command(replay)
 main.add_command(report)
+main.add_command(import_settings)
+main.add_command(route)
+main.add_command(completion)
 
 
 def read(config: Path | None) -> "Settings":
@@ -138,14 +144,27 @@ def check(config: Path | None, *, as_json: bool) -> None:
 
 
 @main.command()
-@click.option("--url", default="http://127.0.0.1:8402", show_default=True, help="Where Armwise runs.")
-@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1), help="How often all prompts are sent.")
+@click.option(
+    "--url",
+    help="Where Armwise runs. Default: http://127.0.0.1:8402; when nothing runs there, one is started for the demo.",
+)
+@click.option(
+    "--seconds", default=60.0, show_default=True, type=click.FloatRange(0.0, min_open=True), help="How long it takes."
+)
+@click.option("--rounds", type=click.IntRange(1), help="Instead of --seconds: how often all prompts are sent.")
 @click.option("--feedback/--no-feedback", default=True, show_default=True, help="Post thumbs on the replies.")
-def demo(url: str, rounds: int, feedback: bool) -> None:  # noqa: FBT001 - a flag of the command line
-    """Send prompts of every task type to a running Armwise and watch the shares move."""
-    from service.demo import run_demo
+@json_option
+def demo(url: str | None, **given: Any) -> None:
+    """Send prompts of every task type, watch the shares move, and say what routing gained.
 
-    asyncio.run(run_demo(url, rounds=rounds, feedback=feedback, api_key=os.environ.get("ARMWISE_API_KEY")))
+    The demo's own service has simulated models and a database that is thrown away.
+    """
+    from service.demo import demonstrate
+
+    key, as_json = os.environ.get("ARMWISE_API_KEY"), given.pop("as_json")
+    summary = asyncio.run(demonstrate(url, **given, api_key=key, quiet=as_json))
+    if as_json:
+        echo_json(summary)
 
 
 @main.command()

@@ -1,11 +1,14 @@
-"""The demo: prompts of every task type sent to a running Armwise, with honest thumbs, to watch the shares move.
+"""The demo: prompts of every task type sent to an Armwise, with honest thumbs, to watch the shares move.
 
 Meant for simulated models: they tell how good each reply truly was, so the thumbs are right. The requests are ordinary
 chat calls; only their `simulate` object, which tells a simulated model the task type, is special.
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
+import math
 import secrets
 import sys
 from collections.abc import Callable, Iterator
@@ -17,13 +20,18 @@ import aiohttp
 import msgspec
 
 from bandit.vocabulary import TaskType
-from service.demo_table import Cell, Posteriors, Round, Tally, posteriors_table, shares_table
+from service.demo_gain import Gains, gains_of, told, truths
+from service.demo_service import COST_WEIGHT, answers, own_service
+from service.demo_table import Cell, Posteriors, Round, Tally, course_table, posteriors_table, shares_table
 from service.errors import ArmwiseError
+from service.terminal import cut, plots, width
 
 AT_ONCE = 8  # calls in flight
 STREAMED_EVERY = 4  # one call in so many is streamed
 GOOD = 0.5  # quality from which a reader gives a thumb up
 TIMEOUT_S = 120.0
+USUAL_URL = "http://127.0.0.1:8402"
+SHOWN_ROUNDS = 5  # the newest ones; all of them are in the course below
 
 _PROMPTS = Path(__file__).with_name("demo_prompts.json")
 
@@ -44,6 +52,8 @@ class DemoSummary(msgspec.Struct, frozen=True, kw_only=True):
     mean_quality: float | None  # None: no reply told its quality
     cost_usd: float
     cells: tuple[Cell, ...]
+    gains: Gains | None = None  # None: only of simulated models is known what they are worth
+    gains_late: Gains | None = None  # of the second half of the rounds, when more was known
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,13 +75,17 @@ async def run_demo(
     base_url: str,
     *,
     rounds: int = 3,
+    seconds: float | None = None,
     feedback: bool = True,
+    cost_weight: float = 0.0,
     api_key: str | None = None,
     echo: Callable[[str], Any] = print,
 ) -> DemoSummary:
     """Send all prompts `rounds` times, give thumbs, and show the shares of the models as they move.
 
-    The key, if Armwise asks for one, must be allowed to chat, give feedback and read.
+    With `seconds`, instead of rounds, as often as that time allows, one round at least begun. `cost_weight` is the
+    quality that a dollar is worth where the result is told. The key, if Armwise asks for one, must be allowed to chat,
+    give feedback and read.
 
     Raises:
         DemoFailed: nothing answers there, or it refuses what the demo does.
@@ -81,12 +95,38 @@ async def run_demo(
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         demo = _Demo(session, base_url.rstrip("/"), echo, feedback=feedback)
         try:
-            return await demo.run(rounds)
+            return await demo.run(rounds, seconds, cost_weight)
         except aiohttp.ClientConnectionError as error:
             message = f"Nothing answers at {base_url}. Start Armwise with `make run`, or give its address with --url."
             raise DemoFailed(message) from error
         except TimeoutError as error:
             raise DemoFailed(f"{base_url} did not answer within {TIMEOUT_S:g} s. Look at its log.") from error
+
+
+async def demonstrate(
+    url: str | None, *, seconds: float, rounds: int | None, feedback: bool, api_key: str | None, quiet: bool
+) -> DemoSummary:
+    """The demo at `url`, else on what runs at the usual address, else on a service of its own.
+
+    Raises:
+        DemoFailed: nothing answers there, or it refuses what the demo does.
+        NotStarted: its own service did not come up.
+    """
+    echo: Callable[[str], Any] = _silent if quiet else print
+    given: dict[str, Any] = {"feedback": feedback, "api_key": api_key, "echo": echo}
+    given |= {"seconds": seconds} if rounds is None else {"rounds": rounds}
+    if url is None and await answers(USUAL_URL):
+        url = USUAL_URL
+    async with contextlib.AsyncExitStack() as stack:
+        if url is None:
+            echo("Nothing runs yet: a service with simulated models is started for the demo.")
+            url, given["cost_weight"] = await stack.enter_async_context(own_service()), COST_WEIGHT
+        echo(f"Watch it at {url}/dashboard, too.\n")
+        return await run_demo(url, **given)
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
 
 
 class _Demo:
@@ -106,12 +146,14 @@ class _Demo:
         self.thumbs = {True: 0, False: 0}
         self.redrawn_lines = 0
 
-    async def run(self, rounds: int) -> DemoSummary:
+    async def run(self, rounds: int, seconds: float | None, cost_weight: float) -> DemoSummary:
         """All rounds, then what was learned."""
+        now = asyncio.get_running_loop().time
+        ends = math.inf if seconds is None else now() + seconds
         cells = await self.posteriors()
         self.models = list(dict.fromkeys(cell.model for cell in cells))
         todo = [(task_type, prompt) for task_type, texts in prompts().items() for prompt in texts]
-        for number in range(1, rounds + 1):
+        for number in itertools.count(1) if seconds is not None else range(1, rounds + 1):
             self.rounds.append({})
             for batch in _batches(todo):
                 calls = (self.one(number, task_type, prompt, position) for position, task_type, prompt in batch)
@@ -119,9 +161,13 @@ class _Demo:
                     if isinstance(outcome, BaseException):
                         raise outcome
                 self.show(round_ended=False)
+                if now() >= ends:
+                    break
             if not self.rounds[-1]:
                 raise DemoFailed(f"No call was answered. The last one failed so: {self.failures[-1]}")
             self.show(round_ended=True)
+            if now() >= ends:
+                break
         cells = await self.posteriors()
         tallies = [tally for found in self.rounds for tally in found.values()]
         qualities = [quality for tally in tallies for quality in tally.qualities]
@@ -135,6 +181,8 @@ class _Demo:
             mean_quality=sum(qualities) / len(qualities) if qualities else None,
             cost_usd=sum(tally.cost_usd for tally in tallies),
             cells=cells,
+            gains=gains_of(self.rounds, truths(prompts()), cost_weight),
+            gains_late=gains_of(self.rounds[len(self.rounds) // 2 :], truths(prompts()), cost_weight),
         )
         self.conclude(summary)
         return summary
@@ -226,7 +274,8 @@ class _Demo:
         live = self.echo is print and sys.stdout.isatty()
         if not live and not round_ended:
             return
-        lines = [f"round {len(self.rounds)}", *shares_table(self.rounds, self.models, list(prompts())), ""]
+        lines = [f"round {len(self.rounds)}", *shares_table(self.rounds, self.models, list(prompts()), SHOWN_ROUNDS)]
+        lines = [cut(line, width()) for line in [*lines, "", *course_table(self.rounds, self.models), ""]]
         up = f"\x1b[{self.redrawn_lines}A\x1b[J" if live and self.redrawn_lines else ""
         self.echo(up + "\n".join(lines))
         self.redrawn_lines = len(lines)
@@ -245,7 +294,9 @@ class _Demo:
             lines.append("No thumbs were given: only simulated models tell how good their replies truly were.")
         if self.failures:
             lines.append(f"{summary.failed} calls failed; the last one so: {self.failures[-1]}")
-        self.echo("\n".join(lines))
+        if summary.gains is not None:
+            lines += ["", *told(summary.gains, summary.gains_late, drawn=self.echo is print and plots())]
+        self.echo("\n".join(cut(line, width() if self.echo is print else None) for line in lines))
 
 
 Batch = list[tuple[int, TaskType, str]]

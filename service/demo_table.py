@@ -1,13 +1,16 @@
 """What the demo shows, as plain text: shares of the models by round, and what was learned."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
 
 from bandit.vocabulary import TaskType
+from service.terminal import sparkline
 
 _NAMED_MODELS = 4  # with more, a cell shows the most used one only
+_PLOTTED = 40  # rounds
 
 
 class Tally(msgspec.Struct, kw_only=True):
@@ -48,11 +51,34 @@ def rows(table: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
-def shares_table(rounds: Sequence[Round], models: Sequence[str], task_types: Sequence[TaskType]) -> list[str]:
-    """Each task type's shares of the models by round, with the quality and cost of all rounds."""
+def course_table(rounds: Sequence[Round], models: Sequence[str]) -> list[str]:
+    """Shares and quality, round by round, as small plots from 0 to 1; with the newest numbers and all of it."""
+    everything = [_sum(list(found.values())) for found in rounds]
+    totals = [tally.calls.total() for tally in everything]
+    shares = {
+        model: [
+            tally.calls[model] / total if total else math.nan for tally, total in zip(everything, totals, strict=True)
+        ]
+        for model in models[:_NAMED_MODELS]
+    }
+    qualities = [sum(tally.qualities) / len(tally.qualities) if tally.qualities else math.nan for tally in everything]
+    table = [["course, from 0 to 1", "", "newest", "of all"]]
+    for model, found in shares.items():
+        overall = sum(tally.calls[model] for tally in everything) / max(sum(totals), 1)
+        table.append([f"share of {model}", sparkline(found[-_PLOTTED:]), f"{found[-1]:.0%}", f"{overall:.0%}"])
+    table.append(["quality", sparkline(qualities[-_PLOTTED:]), f"{qualities[-1]:.2f}", _ending(everything)[0]])
+    return rows(table)
+
+
+def shares_table(
+    rounds: Sequence[Round], models: Sequence[str], task_types: Sequence[TaskType], newest: int | None = None
+) -> list[str]:
+    """Each task type's shares of the models in the newest rounds (all, if None), with their quality and cost."""
+    first = 0 if newest is None else max(len(rounds) - newest, 0)
+    rounds = rounds[first:]
     named = len(models) <= _NAMED_MODELS
     head = "share of " + (" / ".join(models) if named else "the most used model") + ", in percent"
-    table = [["", *(f"round {number}" for number in range(1, len(rounds) + 1)), "quality", "cost"]]
+    table = [["", *(f"round {number}" for number in range(first + 1, first + len(rounds) + 1)), "quality", "cost"]]
     for task_type in task_types:
         tallies = [found.get(task_type, Tally()) for found in rounds]
         table.append([task_type, *(_shares(tally.calls, models, named=named) for tally in tallies), *_ending(tallies)])

@@ -21,7 +21,8 @@ WITHOUT_JSON = {
     "explain": "prints JSON",
     "migrate": "acts",
     "rebuild": "acts",
-    "demo": "shows what happens while it does",
+    "completion": "prints a script for the shell",
+    "import litellm": "prints TOML",
     "key revoke": "acts",
     "prior import": "writes a file",
     "posterior freeze": "acts",
@@ -99,7 +100,7 @@ def test_only_commands_that_exist_are_excused():
 
 @pytest.mark.parametrize(
     "words",
-    ["check", "key list", "posterior list", "experiment list", "replay", "key create --name ci"],
+    ["check", "key list", "posterior list", "experiment list", "replay", "route Hello", "key create --name ci"],
 )  # fmt: skip
 def test_json_is_all_that_standard_output_has(words, run):
     done = run(*words.split(), "--json")
