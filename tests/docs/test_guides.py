@@ -6,10 +6,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from service.cli import main
 from service.configuration import settings_from_toml
@@ -66,6 +68,15 @@ def test_its_settings_are_understood(name):
     keys = dict.fromkeys(("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "ARMWISE_DATABASE_URL"), "postgresql://a@b/c")
     for block in blocks:
         settings_from_toml(block, keys)
+
+
+def test_what_is_imported_from_litellm_is_what_the_guide_shows(tmp_path):
+    page = GUIDES["migrating.md"]
+    (tmp_path / "config.yaml").write_text(re.search(r"```yaml\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    done = CliRunner().invoke(main, ["import", "litellm", str(tmp_path / "config.yaml")])
+    assert done.exit_code == 0, done.output
+    shown = re.search(r"^comes\n\n```toml\n(.*?)```", page, re.MULTILINE | re.DOTALL)[1]
+    assert tomllib.loads(done.stdout)["models"] == tomllib.loads(shown)["models"]
 
 
 def test_the_figures_of_the_comparison_are_those_of_the_replays():
