@@ -11,6 +11,7 @@ import click
 
 from service.classifier_cli import classifier, classify
 from service.completion_cli import completion
+from service.db_cli import db
 from service.errors import ArmwiseError, ConfigurationError
 from service.evaluate_cli import evaluate, replay, report
 from service.experiment_cli import experiment
@@ -88,6 +89,7 @@ main.add_command(report)
 main.add_command(import_settings)
 main.add_command(route)
 main.add_command(completion)
+main.add_command(db)
 
 
 def read(config: Path | None) -> "Settings":

@@ -22,6 +22,8 @@ WITHOUT_JSON = {
     "migrate": "acts",
     "rebuild": "acts",
     "completion": "prints a script for the shell",
+    "db backup": "acts",
+    "db migrate": "acts",
     "import litellm": "prints TOML",
     "key revoke": "acts",
     "prior import": "writes a file",
