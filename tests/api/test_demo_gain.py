@@ -100,7 +100,7 @@ def test_ctrl_c_ends_it_and_its_service(tmp_path):
         if line.startswith("round 1"):
             break
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "Traceback" not in err
     assert list(Path(tmp_path).iterdir()) == []

@@ -242,3 +242,18 @@ def test_colours_are_for_terminals_without_no_color(monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", "30")
     show(["x" * 50])
     assert capsys.readouterr().out == "x" * 29 + "…\n"
+
+
+def test_a_report_draws_what_can_be_told_where_a_person_looks(monkeypatch):
+    from service.evaluate_cli import told_report
+
+    told = {"value": 0.1, "low": -0.1, "high": 0.2}
+    found = {
+        "decisions": 5, "labelled": 3, "labelled_share": 0.6, "feedback_rate": 0.5, "failures": 0, "metric": "quality",
+        "left_out": {}, "live": told, "best_fixed": {"refused": "too little"}, "bills_usd": {}, "savings_usd": {},
+        "against": {"small": told, "large": {"refused": "too little"}}, "live_usd": 1.0, "paid_usd": 1.0,
+    }  # fmt: skip
+    assert not any("●" in line for line in told_report(found))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    (drawn,) = (line for line in told_report(found) if "●" in line)
+    assert drawn.split()[0] == "small"
