@@ -46,7 +46,7 @@ def _read(file: Path) -> Any:
         ArmwiseError: it is no YAML, or the package that reads it is not installed.
     """
     try:
-        import yaml  # type: ignore[import-untyped]  # comes with LiteLLM
+        import yaml  # comes with LiteLLM
     except ModuleNotFoundError as error:
         raise ArmwiseError("PyYAML is not installed. `pip install pyyaml` installs it.") from error
     try:

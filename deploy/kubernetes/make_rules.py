@@ -19,7 +19,8 @@ def text() -> str:
         "metadata": {"name": "armwise"},
         "spec": {"groups": [group for file in files for group in file["groups"]]},
     }
-    return _HEAD + yaml.safe_dump(made, sort_keys=False, width=120)
+    dumped: str = yaml.safe_dump(made, sort_keys=False, width=120)
+    return _HEAD + dumped
 
 
 if __name__ == "__main__":
