@@ -17,7 +17,7 @@ help: ## List what can be made
 run: .venv/installed ## Serve on http://127.0.0.1:8402, with simulated models until armwise.toml says otherwise
 	@exec .venv/bin/armwise serve $(ARGS)
 
-demo: .venv/installed ## Send prompts to the running service and watch it learn
+demo: .venv/installed ## Send prompts, to the running service or one of its own, and watch it learn
 	@exec .venv/bin/armwise demo $(ARGS)
 
 test: .venv/installed-dev ## Run all tests

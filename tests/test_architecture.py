@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("bandit", "service", "benchmarks", "tests", "migrations")
+PACKAGES = ("armwise", "bandit", "service", "benchmarks", "tests", "migrations")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 CORE = [path for path in SOURCES if path.is_relative_to(ROOT / "bandit")]
 SERVICE = [path for path in SOURCES if path.is_relative_to(ROOT / "service")]
