@@ -123,8 +123,14 @@ def page(connection: Connection, limit: int, offset: int) -> list[Stored]:
 
 
 def records(found: Iterable[Stored]) -> list[dict[str, Any]]:
-    """What is told of decisions. A millisecond for twenty of them: not on the event loop."""
-    return [record(row, attempts) for row, attempts in found]
+    """What is told of decisions, as far as it can be read. A millisecond for twenty of them: not on the event loop."""
+    told = []
+    for row, attempts in found:
+        try:
+            told.append(record(row, attempts))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            told.append({"id": row["id"], "timestamp": row["created_at"], "unreadable": True})
+    return told
 
 
 def page_start(connection: Connection, offset: int) -> tuple[tuple[float, str] | None, int]:

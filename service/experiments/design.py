@@ -21,6 +21,7 @@ Mode = Literal["own", "shared", "frozen"]
 MEASURED = ("failure", "cost_usd", "late", "refusal", "feedback")
 
 BUCKETS = 10_000
+_FEEDBACK_TOLERANCE = 0.1  # share of its rate by which feedback may differ between variants
 _DAY_S = 86_400.0
 
 Name = Annotated[
@@ -110,20 +111,25 @@ class Design(_Said, frozen=True, kw_only=True):
         return found
 
     def plan(self) -> experiments.Design:
-        """The experiment as its statistics see it.
+        """The experiment as its statistics see it; shares are those of the units that take part.
+
+        Who gives feedback matters only where the primary metric is made of feedback.
 
         Raises:
             ValueError: the numbers make no plan.
         """
-        total = sum(variant.share for variant in self.variants)
+        shares, before = {}, 0
+        for end, variant in self.places():
+            shares[variant.name], before = float(end - before), end
         return experiments.Design(
-            variants={variant.name: variant.share / total for variant in self.variants},
+            variants={name: share / before for name, share in shares.items()},
             control=self.control_name,
             primary=self.primary,
             guardrails=self.guardrails,
             minimum_s=self.minimum_s,
             maximum_s=self.maximum_s,
             horizon=self.horizon,
+            feedback_tolerance=None if self.primary.name in MEASURED else _FEEDBACK_TOLERANCE,
         )
 
     def places(self) -> tuple[tuple[int, Variant], ...]:

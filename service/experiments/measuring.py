@@ -121,22 +121,6 @@ def counts(connection: Connection, experiment: str) -> tuple[int, int]:
     return int(everybody) - int(still_open or 0), int(still_open or 0)
 
 
-def planned(design: Design) -> plan.Design:
-    """The design in the words of the statistics. Shares are those of the units that take part."""
-    shares, before = {}, 0
-    for end, variant in design.places():
-        shares[variant.name], before = float(end - before), end
-    return plan.Design(
-        variants={name: share / before for name, share in shares.items()},
-        control=design.control_name,
-        primary=design.primary,
-        guardrails=design.guardrails,
-        minimum_s=design.minimum_s,
-        maximum_s=design.maximum_s,
-        horizon=design.horizon,
-    )
-
-
 def columns(design: Design, variants: Sequence[int], found: Sequence[Outcome]) -> plan.Units:
     """Outcomes in columns, for the metrics of the design."""
     names = dict.fromkeys([design.primary.name, *(guardrail.metric for guardrail in design.guardrails)])

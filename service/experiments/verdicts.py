@@ -23,7 +23,7 @@ from service.errors import Conflict, StorageUnavailable
 from service.experiments.holdout import Headline, headline, look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, Experiment, current, take
 from service.experiments.looks import Look, claim, is_news, keep_look, last_looks, look_of
-from service.experiments.measuring import close_due, closed_units, counts, planned
+from service.experiments.measuring import close_due, closed_units, counts
 from service.settings import Settings
 from service.setup import database_url
 
@@ -174,7 +174,7 @@ async def report_on(database: Database, one: Experiment, now: float) -> tuple[pl
     """
     found = await closed_units(database, one.design)
     ended = one.stopped_at or now
-    return plan.report(planned(one.design), found.units, max(ended - (one.started_at or now), 0.0)), found.damaged
+    return plan.report(one.design.plan(), found.units, max(ended - (one.started_at or now), 0.0)), found.damaged
 
 
 def reason_to_stop(report: plan.Report, one: Experiment) -> str:

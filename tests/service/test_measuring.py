@@ -18,7 +18,7 @@ from service.experiments.exposures import expose
 from service.experiments.holdout import headline, look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, create, current, list_steps, take
 from service.experiments.looks import Compared, Look, claim, drawn, is_news, keep_look, last_looks, list_looks
-from service.experiments.measuring import STORED_AFTER_S, close_due, closed_units, counts, planned
+from service.experiments.measuring import STORED_AFTER_S, close_due, closed_units, counts
 from service.experiments.outcomes import Outcome
 from service.experiments.verdicts import look_at, look_at_all, report_on
 from service.settings import Holdout, Settings
@@ -227,9 +227,16 @@ async def test_what_was_known_before_the_experiment_is_the_covariate(database, a
 
 def test_shares_of_a_part_of_the_traffic_add_up_to_one():
     variants = (Variant(name="control", policy="a", share=0.1), Variant(name="treated", policy="b", share=0.3))
-    plan = planned(design(variants=variants, control="treated"))
+    plan = design(variants=variants, control="treated").plan()
     assert plan.variants == {"control": 0.25, "treated": 0.75}
     assert plan.control == "treated"
+
+
+@pytest.mark.parametrize(("metric", "minds"), [("quality", True), ("cost_usd", False), ("late", False)])
+def test_who_gives_feedback_matters_where_feedback_is_the_metric(metric, minds):
+    variants = (Variant(name="control", policy="a", share=0.5), Variant(name="treated", policy="b", share=0.5))
+    plan = design(variants=variants, primary=Metric(name=metric)).plan()
+    assert (plan.feedback_tolerance is not None) == minds
 
 
 # The look

@@ -18,6 +18,7 @@ from service.configuration import settings_content
 from service.evaluating import Span, at_prices, derived_again
 from service.explain import explain
 from service.parts import decision_row
+from service.reports import records
 from service.settings import Safety, Settings
 from service.stored import Stored
 from service.tables import beliefs, configs, decisions
@@ -203,3 +204,10 @@ async def test_the_same_inputs_are_read_once(database, stored):
     one, two = await database.write(work)
     assert one.beliefs is two.beliefs
     assert one.policies is two.policies
+
+
+def test_a_decision_that_cannot_be_read_takes_no_others_from_the_owners_list():
+    good, bad = decision_row(taken(0)), {**decision_row(taken(1)), "detail": '{"id": 1'}
+    told = records([({**row, "served_arm": None}, []) for row in (good, bad)])
+    assert (told[0]["id"], told[0]["model"]) == (good["id"], good["arm"])
+    assert told[1] == {"id": bad["id"], "timestamp": bad["created_at"], "unreadable": True}
