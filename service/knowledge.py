@@ -28,6 +28,7 @@ _SWAP_EVERY_S = 0.5  # decisions within this time are taken on the same snapshot
 _LOOK_BACK_S = 30.0  # how far clocks and long transactions of other processes may put a change into the past
 _WEEK_S = 7 * 86_400.0
 _MARGIN_H = 24  # by which clocks may differ, and hours be open when they are said to close
+_PATIENCE = 30.0  # times the time of a write: to read everything may take long, and there is no serving without it
 _TASKS, _TIERS = frozenset(TASK_TYPES), frozenset(PROMPT_TIERS)
 
 
@@ -209,11 +210,11 @@ class Knowledge:
             StorageUnavailable: the database could not be read.
         """
         if self._since is None:
-            await writer.call(self._read_all, self._take_all)
+            await writer.call(self._read_all, self._take_all, patience=_PATIENCE)
         else:
             await writer.call(self._read_changes, self._take_changes)
         if self._since is None:
-            await writer.call(self._read_all, self._take_all)
+            await writer.call(self._read_all, self._take_all, patience=_PATIENCE)
 
     def _read_all(self, connection: Connection) -> tuple[int, float, dict[CellKey, Counts], dict[CellKey, Counts]]:
         now = self._clock()

@@ -180,14 +180,17 @@ class Writer:
         job.measurements = measurements
         return self._put(job)
 
-    def call(self, work: Work[Result], then: Callable[[Result], None] | None = None) -> "asyncio.Future[Result]":
+    def call(
+        self, work: Work[Result], then: Callable[[Result], None] | None = None, *, patience: float = 1.0
+    ) -> "asyncio.Future[Result]":
         """Run `work` in the writer's order, and after its commit, still in that order, `then` on its result.
 
-        `work` may run more than once, when its transaction has to be repeated.
+        `work` may run more than once, when its transaction has to be repeated. It may take `settings.timeout_s` times
+        `patience`.
         """
         job = self._job()
         job.work, job.then = work, then
-        return self._put(job)
+        return self._put(job, patience)
 
     def _job(self, size: int = 1) -> _Job:
         return _Job(asyncio.get_running_loop().create_future(), size)
@@ -199,9 +202,9 @@ class Writer:
             job.fail(StorageUnavailable(f"{self._rows_waiting:,} rows wait for the database already."))
         return job.future.done()
 
-    def _put(self, job: _Job) -> "asyncio.Future[Any]":
+    def _put(self, job: _Job, patience: float = 1.0) -> "asyncio.Future[Any]":
         if not self._refused(job):
-            self._give_time(job, self._settings.timeout_s)
+            self._give_time(job, patience * self._settings.timeout_s)
             self._queue.append(job)
             self._rows_waiting += job.size
             self._wake.set()

@@ -140,6 +140,17 @@ async def test_closing_writes_what_waits_and_takes_no_more(database, decision_ro
         await writer.add_decision(decision_row("late"))
 
 
+async def test_who_is_patient_is_given_more_time(database):
+    def slow(_):
+        time.sleep(0.5)
+        return "done"
+
+    async with writing(database, timeout_s=0.1) as writer:
+        assert await writer.call(slow, patience=100.0) == "done"
+        with pytest.raises(StorageUnavailable):
+            await writer.call(slow)
+
+
 async def test_too_much_waiting_is_told_at_once(database, decision_row):
     writer = Writer(database, DatabaseSettings(), lambda _: None, window_s=WEEK)
     waiting = writer.record([rating(decision_id="nobody", user=str(n)) for n in range(10_000)])
