@@ -140,7 +140,9 @@ async def test_closing_writes_what_waits_and_takes_no_more(database, decision_ro
         await writer.add_decision(decision_row("late"))
 
 
-async def test_who_is_patient_is_given_more_time(database):
+async def test_who_is_patient_is_given_more_time(sqlite_url):
+    database = Database(sqlite_url)
+
     def slow(_):
         time.sleep(0.5)
         return "done"
@@ -149,6 +151,7 @@ async def test_who_is_patient_is_given_more_time(database):
         assert await writer.call(slow, patience=100.0) == "done"
         with pytest.raises(StorageUnavailable):
             await writer.call(slow)
+    await database.close()
 
 
 async def test_too_much_waiting_is_told_at_once(database, decision_row):
