@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import tempfile
 import uuid
 import warnings
@@ -13,6 +14,10 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from service.database import Database, driver_url, migrate
+
+# Who starts tests in the background may have them ignore Ctrl-C; so would the commands that they start, and interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _administer(url: str, *statements: str) -> None:

@@ -48,6 +48,15 @@ EXPERIMENTS = board(
         ),
     ),
     (
+        "What routing is worth",
+        (
+            graph(
+                "Routed less held out", "Mean rating of routed users less that of the permanent holdout.",
+                ("{{what}}", "max by (what) (armwise_holdout_difference)"), unit="short", least=None, width=24,
+            ),
+        ),
+    ),
+    (
         "Who takes part",
         (
             graph(

@@ -19,6 +19,7 @@ from bandit.selection import choose, seed_of
 from bandit.thompson import Thompson
 from bandit.vocabulary import PROMPT_TIERS, Arm, PromptProfile
 from service import store
+from service.controls import InForce
 from service.database import Database
 from service.settings import SimulatedModel
 from tests.api.asking import MESSAGES, ask, asked
@@ -199,6 +200,8 @@ def test_the_learner_never_breaks_serving_with_any_cell(cells):
     )
 
     class Poisoned:
+        controls = InForce()
+
         def believed(self, policy, namespace, profile, now):
             return beliefs
 

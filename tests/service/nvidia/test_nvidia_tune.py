@@ -28,6 +28,7 @@ from service.classifiers.nvidia.tuning.training import shuffled
 from service.classifiers.nvidia.tuning.tune import Options, tune
 from service.errors import ConfigurationError, UnusableData
 
+HELP = {"help_option_names": ["-h", "--help"]}  # as the whole command has them: click remembers the first ones
 NOUNS = ["ferry", "garden", "school", "bakery", "bicycle", "river", "letter", "museum", "tunnel", "piano"]
 TEMPLATES = {
     "Summarization": ("Summarise the text about the {}.", "Give the gist of the report on the {}."),
@@ -174,11 +175,11 @@ def test_labels_that_cannot_be_learned_are_refused(weights, tmp_path, out):
 def test_force_keeps_what_is_not_better(weights, tmp_path, out):
     arguments = ["--weights", str(weights), "--data", str(write(tmp_path / "data", rows(120))), "--out", str(out)]
     arguments += ["--epochs", "1", "--learning-rate", "1e-9", "--json"]
-    refused = CliRunner().invoke(command, arguments)
+    refused = CliRunner().invoke(command, arguments, **HELP)
     assert refused.exit_code == 1
     assert not msgspec.json.decode(refused.stdout)["better"]
     assert "NotBetter" in repr(refused.exception)
-    forced = CliRunner().invoke(command, [*arguments, "--force"])
+    forced = CliRunner().invoke(command, [*arguments, "--force"], **HELP)
     assert forced.exit_code == 0, forced.output
     assert msgspec.json.decode(forced.stdout)["kept"]
     open_checkpoint(out)
@@ -527,7 +528,7 @@ def test_learnable_names_both_kinds():
 
 def test_the_command_prints_tables_and_what_to_do_next(weights, tmp_path, out):
     data = write(tmp_path / "data", rows(kinds=("task_type", "tier")))
-    done = CliRunner().invoke(command, ["--weights", str(weights), "--data", str(data), "--out", str(out)])
+    done = CliRunner().invoke(command, ["--weights", str(weights), "--data", str(data), "--out", str(out)], **HELP)
     assert done.exit_code == 0, done.output
     for said in ("F1 of Code Generation", "log loss", "rank correlation", "decides", "F1 of simple"):
         assert said in done.stdout
