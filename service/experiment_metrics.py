@@ -48,6 +48,8 @@ class ExperimentMetrics(Instruments):
             "What routing is worth: mean rating of routed users less that of the permanent holdout.",
             "livemostrecent", "what",
         )  # fmt: skip
+        for what in ("estimate", "low", "high"):
+            self._worth[what].set(math.nan)  # not known, which is not absent
         self._experiments_told: dict[str, set[str]] = {}
 
     def experiments(self, last: Mapping[str, "Look"]) -> None:

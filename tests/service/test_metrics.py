@@ -261,7 +261,7 @@ def test_no_metric_has_a_label_for_people():
     assert labels <= {
         "endpoint", "status", "streamed", "kind", "task_type", "model", "policy", "method", "reason", "metric",
         "result", "source", "heuristic", "place", "version", "python", "le", "classifier", "found", "state",
-        "direction", "stream", "outcome", "budget",
+        "direction", "stream", "outcome", "budget", "what",
     }  # fmt: skip
 
 
