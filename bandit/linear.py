@@ -12,7 +12,7 @@ Agrawal and Goyal, "Thompson Sampling for Contextual Bandits with Linear Payoffs
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import product
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from bandit.budget import affordable_within
 from bandit.costs import expected_cost
 from bandit.drift import kept
+from bandit.fitted import FittedPolicy
 from bandit.history import ArmRestart, History, Integers, Memory
-from bandit.policies import Policy, Probabilities
+from bandit.policies import Probabilities
 from bandit.posteriors import Beliefs, Estimate, Regression
-from bandit.priors import PriorTable
-from bandit.thompson import PriorMeans
-from bandit.vocabulary import FREE, PROMPT_TIERS, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
-from bandit.weighing import Exploration, Objective, cheapest, guard_of, newcomers, thrift_of, trades, weigh
+from bandit.vocabulary import FREE, TASK_TYPES, Arm, PromptProfile, PromptTier, TaskType, Terms, Trade
+from bandit.weighing import cheapest, newcomers, thrift_of, trades, weigh
 
 Array = NDArray[np.float64]
 
@@ -194,66 +193,25 @@ def _noise(residual: Array, weight: Array) -> float:
     return max((_COIN_LABELS * _COIN + within) / (_COIN_LABELS + float(weight.sum())), _LEAST_NOISE)
 
 
-class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
+class LinearThompson(FittedPolicy, frozen=True, tag="linear_thompson"):
     """Choose an arm as often as it is likely to be the best one for this very prompt, by a linear regression.
 
     The regressions are worked out in the background from labels and their prompts' features; a decision multiplies.
     """
 
-    fits: ClassVar[bool] = True
-
-    boldness: float = 0.3  # the posterior's standard deviations are multiplied by it; 1 is Thompson sampling
-    active: int = 8  # so many arms of highest mean + 1 sd are drawn by their chance of being best
-    floor: float = 0.004  # share of traffic that is spread: half evenly over the active arms, half over all
     strength: float = 50.0  # the prior mean of an arm's quality counts as many labels
     vector_dims: int = 0  # numbers of the classifier's vector that are features, at most 32
-    prior_means: PriorMeans = PriorMeans()
-    prior_file: str = ""  # made by `armwise prior import`; read with the settings into `prior`
-    prior: PriorTable | None = None
-    cost_weight: float = 0.0  # quality points (0..1) that one US dollar of expected cost takes away
-    objective: Objective = "quality"  # or "budget": the best quality for so much; "floor": the cheapest that is as good
-    usd_per_request: float = 0.0  # with "budget": mean cost of a request
-    usd_per_day: float = 0.0  # with "budget", instead: for all requests of a day (UTC)
-    late_after_s: float = 0.0  # seconds to a reply, or to a stream's first token, that are too long; 0: none are
-    late_share: float = 0.05  # of replies that may be late
-    within: float = 0.02  # with "floor": how far below the best quality is good enough
-    certainty: float = 0.9  # with "floor": how sure that must be
-    nursery: float = 0.05  # share of traffic that goes to arms that came later, as long as little is known of them
-    nursery_labels: float = 30.0  # labels, or calls that were read instead, from which an arm is no longer new
-    baseline: str = ""  # name of the arm that the others are held against; empty: none
-    gate: float = 0.05  # arms that are surely worse than the baseline by more than this get the floor alone
-    credit: float = 1.0  # share of the baseline's quality that exploring may be expected to cost; 1: any
-
-    def named_arms(self) -> tuple[str, ...]:
-        return (self.baseline,) if self.baseline else ()
-
-    @property
-    def limited(self) -> bool:
-        """Whether money or time has a price."""
-        return self.objective == "budget" or self.late_after_s > 0.0
-
-    @property
-    def exploration(self) -> Exploration:
-        """How much traffic goes to arms that are not known to be best."""
-        return Exploration(self.boldness, self.active, self.floor)
 
     @property
     def variance(self) -> float:
         """Of an arm's quality around its prior mean: as narrow as the labels say that the prior is worth."""
         return _COIN / (self.prior.mass if self.prior is not None and self.prior.mass else self.strength)
 
-    def prior_mean(self, arm: Arm, task_type: TaskType, tier: PromptTier) -> float:
-        """Expected quality before any feedback: from the prior table, else from the tiers."""
-        known = self.prior.of(arm.name, task_type) if self.prior is not None else None
-        return self.prior_means.of(arm.tier, tier) if known is None else known
-
     def regressions(
         self, arms: Sequence[Arm], labelled: Labelled, weight: Array, history: History
     ) -> Mapping[str, Regression]:
         """Weights of every arm, by name. `weight` is as `counted` says; `history` tells what restarts do to priors."""
-        prior = np.array(
-            [[[self.prior_mean(arm, task, tier) for tier in PROMPT_TIERS] for task in TASK_TYPES] for arm in arms]
-        )
+        prior = self.prior_means_of(arms)
         position = {arm.name: index for index, arm in enumerate(arms)}
         of_table = np.array([position.get(name, -1) for name in labelled.arms] + [-1], dtype=np.int64)
         rows = (weight > 0.0) & (of_table[labelled.arm] >= 0)
@@ -333,7 +291,7 @@ class LinearThompson(Policy, frozen=True, tag="linear_thompson"):
             thrift=thrift_of(costs.tolist(), terms),
             exploration=self.exploration,
             nursery=self.nursery,
-            guard=guard_of(arms, self.baseline, self.gate, self.credit),
+            guard=self.guard(arms),
         )
 
     def trade(

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from bandit.budget import Pacer, PacerState, price, repriced, room_usd, within_window
 from bandit.costs import DEFAULT_OUTPUT_TOKENS, call_cost
+from bandit.fitted import FittedPolicy
 from bandit.history import Cell
 from bandit.linear import LinearThompson, typical_of
 from bandit.policies import Policy
@@ -27,8 +28,6 @@ from service.writer import Writer
 if TYPE_CHECKING:  # only for types: the parts join these
     from service.decide import Decision
     from service.knowledge import Knowledge
-
-Limited = PooledThompson | LinearThompson
 
 _KEY, _LATE = "key:", "late:"
 _TYPICAL_PROMPT_TOKENS = 200.0
@@ -81,7 +80,7 @@ class Budgets:
     def terms(self, policy: Policy, now: float, account: str = "") -> Terms:
         """What money and lateness cost the next request of a policy, or of a variant that has an account."""
         policy = self._of_account(policy, account)
-        if not isinstance(policy, Limited) or not policy.limited:
+        if not isinstance(policy, FittedPolicy) or not policy.limited:
             return FREE
         usd_price, room, budget, late_price = 0.0, None, None, 0.0
         if policy.objective == "budget":
@@ -91,7 +90,7 @@ class Budgets:
             late_price = price(*self.lateness(policy))
         return Terms(usd_price=usd_price, room_usd=room, budget_usd=budget, late_price=late_price)
 
-    def money(self, policy: Limited, now: float) -> tuple[Pacer, PacerState]:
+    def money(self, policy: FittedPolicy, now: float) -> tuple[Pacer, PacerState]:
         """The pacer of a policy's budget, and where it stands."""
         pacer, state = _money_pacer(policy), self._state(_money_name(policy, now))
         if policy.usd_per_request:
@@ -101,7 +100,7 @@ class Budgets:
         expected = state.requests / over if over > _FIRST_DAY_SHARE and state.requests else before
         return within_window(pacer, state, policy.usd_per_day, over, expected * (1.0 - over))
 
-    def lateness(self, policy: Limited) -> tuple[Pacer, PacerState]:
+    def lateness(self, policy: FittedPolicy) -> tuple[Pacer, PacerState]:
         """The same of late replies, with a late reply in a dollar's place."""
         return Pacer(budget_usd=policy.late_share), self._state(Name(_LATE + policy.name))
 
@@ -109,9 +108,9 @@ class Budgets:
         """How every policy, and every variant with an account of its own, keeps its budgets."""
         found: list[Standing] = []
         for policy, *_ in self._all(setup):
-            if isinstance(policy, Limited) and policy.objective == "budget":
+            if isinstance(policy, FittedPolicy) and policy.objective == "budget":
                 found.append(_standing(policy.name, "money", *self.money(policy, now)))
-            if isinstance(policy, Limited) and policy.late_after_s:
+            if isinstance(policy, FittedPolicy) and policy.late_after_s:
                 found.append(_standing(policy.name, "late", *self.lateness(policy)))
         return found
 
@@ -144,7 +143,7 @@ class Budgets:
         if policy is not None and decision.assigned is not None:
             policy = self._of_account(policy, decision.assigned.account)
         money, late, late_after_s = [], None, 0.0
-        if decision.method == "auto" and isinstance(policy, Limited):
+        if decision.method == "auto" and isinstance(policy, FittedPolicy):
             if policy.objective == "budget":
                 money.append(_money_name(policy, now))
                 target = _money_pacer(policy).target_usd if policy.usd_per_request else 0.0
@@ -184,7 +183,7 @@ class Budgets:
         if setup.budgeted:
             most_saved = {}
             for policy, *_ in self._all(setup):
-                if isinstance(policy, Limited):
+                if isinstance(policy, FittedPolicy):
                     most_saved[policy.name] = _savings(_money_pacer(policy)) if policy.usd_per_request else NO_LIMIT
                     most_saved[_LATE + policy.name] = _savings(Pacer(budget_usd=policy.late_share))
             await self._accounts.exchange(writer, most_saved, now)
@@ -192,7 +191,7 @@ class Budgets:
     def reprice(self, setup: Setup, knowledge: "Knowledge", now: float) -> None:
         """Solve for the prices again, with what is believed now. Milliseconds: call it in a thread."""
         for policy, namespace, name in self._all(setup):
-            if not (isinstance(policy, Limited) and policy.limited and setup.arms):
+            if not (isinstance(policy, PooledThompson | LinearThompson) and policy.limited and setup.arms):
                 continue
             fit = knowledge.fit(namespace, name)
             cells = [(cell, fit[cell]) for cell in ((t, z) for t in TASK_TYPES for z in PROMPT_TIERS) if cell in fit]
@@ -225,7 +224,7 @@ class Budgets:
     def _of_account(self, policy: Policy, account: str) -> Policy:
         """The policy as the owner of an account: its own, or a variant's share of it."""
         funded = self.variants.get(account)
-        if funded is None or not isinstance(policy, Limited):
+        if funded is None or not isinstance(policy, FittedPolicy):
             return policy
         return replace(policy, name=account, usd_per_day=policy.usd_per_day * funded.share)
 
@@ -262,7 +261,7 @@ def _standing(policy: str, budget: Literal["money", "late"], pacer: Pacer, state
 
 
 def _known(
-    policy: Limited, knowledge: "Knowledge", cell: Cell, arms: Sequence[Arm], beliefs: Beliefs
+    policy: PooledThompson | LinearThompson, knowledge: "Knowledge", cell: Cell, arms: Sequence[Arm], beliefs: Beliefs
 ) -> list[Estimate]:
     """What is known of every arm in a cell; of a linear policy, on the task type's typical prompt."""
     if isinstance(policy, LinearThompson):
@@ -270,11 +269,11 @@ def _known(
     return [policy.estimate(arm, *cell, beliefs) for arm in arms]
 
 
-def _money_name(policy: Limited, now: float) -> Name:
+def _money_name(policy: FittedPolicy, now: float) -> Name:
     return Name(policy.name, 0 if policy.usd_per_request else today(now))
 
 
-def _money_pacer(policy: Limited) -> Pacer:
+def _money_pacer(policy: FittedPolicy) -> Pacer:
     return Pacer(budget_usd=policy.usd_per_request or policy.usd_per_day)
 
 

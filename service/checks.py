@@ -10,8 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 from msgspec.structs import fields
 
 from bandit.catalogue import AnyPolicy
+from bandit.fitted import FittedPolicy
 from bandit.linear import MOST_DIMS, LinearThompson
-from bandit.policies import Fixed, Random, Rules, StaticTier
+from bandit.policies import Fixed, Policy, Random, Rules, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.thompson import PriorMeans, Thompson
 from bandit.vocabulary import MODEL_TIERS, TASK_TYPES
@@ -199,25 +200,29 @@ def _numbers(policy: AnyPolicy) -> Iterator[str]:
             pass
 
 
-def _pooled(policy: PooledThompson) -> Iterator[str]:
+def _fitted(policy: FittedPolicy) -> Iterator[str]:
     yield from _outside(policy, ["floor", "certainty", "late_share", "nursery", "gate", "credit"], low=0.0, high=1.0)
-    yield from _outside(policy, ["boldness", "cost_weight"], low=0.0)
+    yield from _outside(policy, ["boldness", "cost_weight", "within", "nursery_labels"], low=0.0)
+    yield from _outside(policy, ["usd_per_request", "usd_per_day", "late_after_s"], low=0.0)
     yield from _outside(policy, ["active"], low=1)
-    yield from _outside(policy, ["usd_per_request", "usd_per_day", "within", "late_after_s", "nursery_labels"], low=0.0)
     yield from _budget(policy)
     yield from _unheard(policy)
     yield from _means(policy.prior_means)
+
+
+def _pooled(policy: PooledThompson) -> Iterator[str]:
+    yield from _fitted(policy)
     for name in ("arm", "task", "tier", "cell"):
         if not 0.0 < getattr(policy.spread, name) <= 1.0:
             yield f"spread.{name}` must be more than 0 and at most 1, found {getattr(policy.spread, name):g}"
 
 
-def _budget(policy: PooledThompson | LinearThompson) -> Iterator[str]:
+def _budget(policy: FittedPolicy) -> Iterator[str]:
     if policy.objective == "budget" and (policy.usd_per_request > 0.0) == (policy.usd_per_day > 0.0):
         yield 'objective` is "budget": set one of `usd_per_request` and `usd_per_day`'
 
 
-def _unheard(policy: PooledThompson | LinearThompson) -> Iterator[str]:
+def _unheard(policy: FittedPolicy) -> Iterator[str]:
     """Settings that the objective "floor" does not hear: it asks for cost alone."""
     if policy.objective != "floor":
         return
@@ -227,15 +232,9 @@ def _unheard(policy: PooledThompson | LinearThompson) -> Iterator[str]:
 
 
 def _linear(policy: LinearThompson) -> Iterator[str]:
-    yield from _outside(policy, ["floor", "certainty", "late_share", "nursery", "gate", "credit"], low=0.0, high=1.0)
-    yield from _outside(policy, ["boldness", "cost_weight", "within", "nursery_labels"], low=0.0)
-    yield from _outside(policy, ["usd_per_request", "usd_per_day", "late_after_s"], low=0.0)
-    yield from _budget(policy)
-    yield from _unheard(policy)
-    yield from _outside(policy, ["active"], low=1)
+    yield from _fitted(policy)
     yield from _outside(policy, ["vector_dims"], low=0, high=MOST_DIMS)
     yield from _outside(policy, ["strength"], low=1.0, high=1e6)
-    yield from _means(policy.prior_means)
 
 
 def _prior(policy: Thompson) -> Iterator[str]:
@@ -251,7 +250,7 @@ def _means(means: PriorMeans) -> Iterator[str]:
                 yield f"prior_means.{tier}[{column}]` must be more than 0 and less than 1, found {mean:g}"
 
 
-def _outside(policy: AnyPolicy, names: Iterable[str], *, low: float, high: float | None = None) -> Iterator[str]:
+def _outside(policy: Policy, names: Iterable[str], *, low: float, high: float | None = None) -> Iterator[str]:
     for name in names:
         value = getattr(policy, name)
         if value < low or (high is not None and value > high):

@@ -13,9 +13,8 @@ import msgspec
 from msgspec.structs import fields
 
 from bandit.catalogue import AnyPolicy
-from bandit.linear import LinearThompson
+from bandit.fitted import FittedPolicy
 from bandit.policies import Policy
-from bandit.pooled import PooledThompson
 from bandit.priors import PriorTable
 from service.checks import check
 from service.classifiers.choice import wanted_classifier
@@ -71,7 +70,7 @@ def with_priors(policies: Sequence[AnyPolicy], mistakes: list[str]) -> tuple[Any
     """
     found = list(policies)
     for index, policy in enumerate(policies):
-        if isinstance(policy, PooledThompson | LinearThompson) and policy.prior_file:
+        if isinstance(policy, FittedPolicy) and policy.prior_file:
             try:
                 prior = read_prior(Path(policy.prior_file))
             except ConfigurationError as error:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 from bandit.channels import Calibration
+from bandit.fitted import late_limit
 from bandit.history import ArmRestart, Cell, History, Memory, faded
 from bandit.linear import Array, Labelled, LinearThompson, counted, typical
 from bandit.policies import Policy
@@ -73,7 +74,7 @@ class Fitting:
 
     async def measure(self, database: Database, setup: Setup) -> None:
         """Read how long the models' replies are now, and how often they come late."""
-        limits = {getattr(policy, "late_after_s", 0.0) for policy in setup.policies.values()} - {0.0}
+        limits = {late_limit(policy) for policy in setup.policies.values()} - {0.0}
         tokens = await database.read(output_tokens)
         late = {after_s: await database.read(late_share, after_s) for after_s in sorted(limits)}
         if (tokens, late) != (self._tokens, self._late):
@@ -127,7 +128,7 @@ class Fitting:
             table = ledger.table(namespace)
             look_back = partial(faded, table, names, now / _HOUR_S, memory, self._restarts, self._calibration)
             try:
-                late = self._late.get(getattr(policy, "late_after_s", 0.0), {})
+                late = self._late.get(late_limit(policy), {})
                 history = (await asyncio.to_thread(look_back))._replace(output_tokens=self._tokens, late=late)
                 if isinstance(policy, LinearThompson):
                     contents = await self._regressed(policy, contexts, setup.arms, history, memory, now)

@@ -7,6 +7,7 @@ from itertools import takewhile
 import msgspec
 
 from bandit.channels import Calibration
+from bandit.fitted import late_limit
 from bandit.history import Memory, faded
 from bandit.linear import LinearThompson, counted
 from bandit.policies import Fixed, Policy, Random, Rules, StaticTier
@@ -67,7 +68,7 @@ class Hindsight:
         self._knowledge.load(past.cells)
         self._calibration = past.calibration
         self._lengths = Means()
-        self._late = {limit: Means() for limit in {getattr(policy, "late_after_s", 0.0) for policy in policies} - {0.0}}
+        self._late = {limit: Means() for limit in {late_limit(policy) for policy in policies} - {0.0}}
         self._fitted_at = float("-inf")
         self._rows: list[Control] = []  # controls that are in force
         self._taken = self._seen = self._paired = 0  # arrivals that are known, and that have come; pairs that are known
@@ -106,7 +107,7 @@ class Hindsight:
         terms = decision.choice.terms
         if getattr(policy, "objective", "") != "budget":
             terms = Terms(late_price=terms.late_price)
-        return terms if getattr(policy, "late_after_s", 0.0) else msgspec.structs.replace(terms, late_price=0.0)
+        return terms if late_limit(policy) else msgspec.structs.replace(terms, late_price=0.0)
 
     def _beliefs(self, policy: Policy, profile: PromptProfile) -> Beliefs:
         if not learns(policy):
@@ -173,7 +174,7 @@ class Hindsight:
         history = faded(table, names, hours, self._memory, restarts, self._calibration)
         late = {limit: shares.means() for limit, shares in self._late.items()}
         for policy in policies:
-            own = late.get(getattr(policy, "late_after_s", 0.0), {})
+            own = late.get(late_limit(policy), {})
             history = history._replace(output_tokens=self._lengths.means(), late=own)
             if isinstance(policy, LinearThompson):
                 labelled = self._past.prompts.before(at, self._memory.label_half_life_days)

@@ -3,9 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bandit.linear import LinearThompson
+from bandit.fitted import FittedPolicy
 from bandit.policies import Fixed, Policy, StaticTier
-from bandit.pooled import PooledThompson
 from bandit.vocabulary import Arm
 from service.configuration import settings_content, settings_version
 from service.settings import AnyModel, Settings
@@ -65,5 +64,5 @@ def create_setup(settings: Settings) -> Setup:
         shadow_policy=policies[settings.routing.shadow] if settings.routing.shadow else None,
         holdout_policy=holdout_policy_of(settings.holdout.model) if settings.holdout.share else None,
         budgeted=bool(settings.budgets.usd_per_key_day)
-        or any(isinstance(policy, PooledThompson | LinearThompson) and policy.limited for policy in settings.policies),
+        or any(isinstance(policy, FittedPolicy) and policy.limited for policy in settings.policies),
     )
