@@ -14,7 +14,7 @@ SPREAD = 0.2  # standard deviation of honest users' taste, as a shift of quality
 LIMIT = 3.3  # standard deviations from which on somebody is an outlier
 _RETURN = 2.7  # below which one is no outlier any more
 
-_MOST = 1e12
+_FEWEST, _MOST = 1e-6, 1e12  # what is outside of these was no count of labels
 
 
 class Opinion(NamedTuple):
@@ -51,7 +51,7 @@ def standing(opinions: Iterable[Opinion]) -> Standing:
     """
     n = said = expected = variance = 0.0
     for one in opinions:
-        sound = all(map(math.isfinite, one)) and 0.0 < one.labels <= _MOST and 0.0 <= one.others <= _MOST
+        sound = all(map(math.isfinite, one)) and _FEWEST <= one.labels <= _MOST and 0.0 <= one.others <= _MOST
         if not sound or one.people < FEWEST_OTHERS:
             continue
         quality = min(max((one.others_said + 0.5) / (one.others + 1.0), 0.0), 1.0)

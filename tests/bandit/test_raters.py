@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bandit.raters import (
@@ -64,6 +64,7 @@ def test_too_kind_is_as_odd_as_too_strict():
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(POISON) | st.floats()] * 5), max_size=5))
+@example([(7.3e-233, 0.0, 0.0, -1.0, 1e12), (7.3e-233, 0.0, 0.0, 9.0, 9.0)])  # its square is nothing
 def test_poison_is_left_out_or_bounded(rows):
     found = standing([Opinion(*row) for row in rows])
     assert all(map(math.isfinite, found))
