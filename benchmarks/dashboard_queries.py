@@ -1,14 +1,15 @@
 """How long the service works for each page of the owner's API over a log of a million decisions.
 
 Run: python -m benchmarks.dashboard_queries                     a million decisions of 30 days, SQLite and Postgres
+     python -m benchmarks.dashboard_queries --models 40 --days 90  many sums by hour: nearly one for each decision
      python -m benchmarks.dashboard_queries --decisions 100000  fewer
      python -m benchmarks.dashboard_queries --only sqlite       one of them; --postgres URL: on a server of yours
 
-The log is made up and written in bulk: five models, twelve task types, 300 users, two rewards of the heuristics for
-each reply, feedback on one in twenty. Its sums are then made as `armwise rebuild` makes them. Milliseconds are those of
-this client, with what the network of one machine takes; the middle one of five counts. Beside it stand the first one,
-when nothing of the log is in memory yet, the fastest, which tells more where others use the machine, and the service's
-own processor time. Exits with 1 when a page takes over 300 ms.
+The log is made up and written in bulk: five models or more, twelve task types, 300 users, two rewards of the heuristics
+for each reply, feedback on one in twenty. Its sums are then made as `armwise rebuild` makes them. Milliseconds are
+those of this client, with what the network of one machine takes; the middle one of five counts. Beside it stand the
+first one, when nothing of the log is in memory yet, the fastest, which tells more where others use the machine, and the
+service's own processor time. Exits with 1 when a page takes over 300 ms.
 """
 
 import argparse
@@ -26,7 +27,7 @@ import urllib.request
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg  # type: ignore[import-untyped]
 import msgspec
@@ -40,8 +41,7 @@ from service.database import Database, driver_url, migrate
 from service.decide import Caller, Decision
 from service.tables import attempts, decisions, rewards
 
-MODELS = {"small": 40, "medium": 30, "large": 20, "local": 9, "rare": 1}  # shares in percent
-DAYS = 30
+MODELS = {"small": 40.0, "medium": 30.0, "large": 20.0, "local": 9.0, "rare": 1.0}  # shares in percent
 USERS = 300
 RATED = 0.05  # share of replies that people rate
 BATCH = 10_000
@@ -68,15 +68,32 @@ tier = "medium"
 Rows = dict[Table, list[tuple[object, ...]]]
 
 
-def log_of(count: int, now: float) -> Iterator[Rows]:
+class Shape(NamedTuple):
+    """How large the log is, and of what."""
+
+    size: int  # decisions
+    days: int
+    models: dict[str, float]  # shares in percent
+    now: float  # where it ends
+
+    def at(self, number: int) -> float:
+        """When a decision was taken."""
+        return self.now - self.days * 86_400.0 * (1.0 - number / self.size)
+
+
+def models_of(count: int) -> dict[str, float]:
+    """The five models, and more beside them, each a little rarer than the one before."""
+    return MODELS | {f"model-{number:02d}": 100.0 / number for number in range(len(MODELS) + 1, count + 1)}
+
+
+def log_of(shape: Shape) -> Iterator[Rows]:
     """Decisions, calls and rewards, oldest first, in batches."""
     chance = random.Random(0)
-    names, shares, details = list(MODELS), list(MODELS.values()), _details()
-    step_s = DAYS * 86_400.0 / count
-    for start in range(0, count, BATCH):
+    names, shares, details = list(shape.models), list(shape.models.values()), _details(tuple(shape.models))
+    for start in range(0, shape.size, BATCH):
         rows: Rows = {decisions: [], attempts: [], rewards: []}
-        for number in range(start, min(start + BATCH, count)):
-            at = now - DAYS * 86_400.0 + number * step_s
+        for number in range(start, min(start + BATCH, shape.size)):
+            at = shape.at(number)
             decision_id = f"chatcmpl-{int(at * 1000):012x}{number:020x}"
             arm, drawn = (
                 chance.choices(names, shares, k=2) if chance.random() < 0.02 else [chance.choices(names, shares)[0]] * 2
@@ -122,9 +139,9 @@ def _row(table: Table, said: dict[str, object]) -> tuple[object, ...]:
     return tuple(said.get(column.name) for column in table.columns)
 
 
-def _details() -> dict[tuple[str, str], str]:
+def _details(arms: tuple[str, ...]) -> dict[tuple[str, str], str]:
     """What is stored of a decision, by model and task type; "%" stands for its id."""
-    arms = tuple(MODELS)
+    even = (1.0 / len(arms),) * len(arms)
     return {
         (arm, task): msgspec.json.encode(
             Decision(
@@ -135,35 +152,35 @@ def _details() -> dict[tuple[str, str], str]:
                     vector=tuple(round(0.001 * number, 3) for number in range(64)),
                 ),
                 choice=Choice(
-                    arm=arm, propensity=0.4, arms=arms, probabilities=(0.4, 0.2, 0.2, 0.1, 0.1),
+                    arm=arm, propensity=even[0], arms=arms, probabilities=even,
                     policy="pooled_thompson", beliefs_version="b", seed=1,
                 ),
                 excluded={}, plan=arms,
             )
         ).decode()
-        for arm in MODELS
+        for arm in arms
         for task in TASK_TYPES
     }  # fmt: skip
 
 
-def fill_sqlite(url: str, count: int, now: float) -> None:
+def fill_sqlite(url: str, shape: Shape) -> None:
     """Write the log into a SQLite file."""
     with contextlib.closing(sqlite3.connect(str(make_url(url).database))) as database:
         database.execute("PRAGMA synchronous=OFF")
-        for rows in log_of(count, now):
+        for rows in log_of(shape):
             for table, found in rows.items():
                 marks = ", ".join("?" * len(table.columns))
                 database.executemany(f"INSERT INTO {table.name} VALUES ({marks})", found)  # noqa: S608 - our own tables
             database.commit()
 
 
-def fill_postgres(url: str, count: int, now: float) -> None:
+def fill_postgres(url: str, shape: Shape) -> None:
     """Write the log into Postgres."""
 
     async def run() -> None:
         plain = driver_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
         database = await asyncpg.connect(plain)
-        for rows in log_of(count, now):
+        for rows in log_of(shape):
             for table, found in rows.items():
                 columns = [column.name for column in table.columns]
                 await database.copy_records_to_table(table.name, records=found, columns=columns)
@@ -204,19 +221,21 @@ def add_up(url: str, now: float) -> dict[str, int]:
     return asyncio.run(run())
 
 
-def pages(count: int, now: float, asked: str) -> dict[str, str]:
+def pages(shape: Shape, asked: str) -> dict[str, str]:
     """What to ask, by a name for it. `asked` is a decision of this service."""
-    number = int(0.4 * count)
-    at = now - DAYS * 86_400.0 + number * DAYS * 86_400.0 / count
-    before = f"chatcmpl-{int(at * 1000):012x}{number:020x}"
+    number = int(0.4 * shape.size)
+    before = f"chatcmpl-{int(shape.at(number) * 1000):012x}{number:020x}"
     return {
         "ready": "/ready",
         "metrics": "/metrics",
         "stats": "/stats",
         "stats of a day": "/stats?days=1",
+        "stats of a month": "/stats?days=30",
         "raw, 1000": "/stats/raw?limit=1000",
-        "raw, far back": f"/stats/raw?limit=100&offset={int(0.9 * count)}",
+        "raw, far back": f"/stats/raw?limit=100&offset={int(0.9 * shape.size)}",
         "traffic of a day": "/v1/traffic",
+        "traffic of a week": "/v1/traffic?since=7d&step=21600",
+        "traffic of a month": "/v1/traffic?since=30d&step=86400",
         "traffic of a month by the hour": "/v1/traffic?since=30d&step=3600",
         "traffic of a quarter by the day": "/v1/traffic?since=90d&step=86400",
         "traffic of a task type": "/v1/traffic?since=30d&step=86400&task_type=Rewrite",
@@ -243,14 +262,14 @@ def pages(count: int, now: float, asked: str) -> dict[str, str]:
     }
 
 
-def measured(base: str, server: Server, count: int, now: float) -> dict[str, dict[str, float]]:
+def measured(base: str, server: Server, shape: Shape) -> dict[str, dict[str, float]]:
     """Milliseconds of every page."""
     body = json.dumps({"messages": [{"role": "user", "content": "What is the capital of France?"}]}).encode()
     question = urllib.request.Request(f"{base}/v1/chat/completions", body)  # noqa: S310 - our own address
     with urllib.request.urlopen(question, timeout=30) as reply:  # noqa: S310
         asked = json.load(reply)["id"]
     time.sleep(1.0)  # what follows the reply
-    wanted = pages(count, now, asked)
+    wanted = pages(shape, asked)
     _all_are_asked(base, wanted)
     found = {}
     for name, path in wanted.items():
@@ -281,24 +300,24 @@ def _all_are_asked(base: str, wanted: dict[str, str]) -> None:
         sys.exit(f"{sorted(missing)} of the owner's API are not asked here: add them.")
 
 
-def run(url: str, count: int, folder: Path) -> dict[str, Any]:
+def run(url: str, shape: Shape, folder: Path) -> dict[str, Any]:
     """Fill a database, serve from it, ask every page."""
     kind = make_url(url).get_backend_name()
-    now = time.time()
+    shape = shape._replace(now=time.time())
     migrate(url)
     started = time.perf_counter()
-    (fill_sqlite if kind == "sqlite" else fill_postgres)(url, count, now)
+    (fill_sqlite if kind == "sqlite" else fill_postgres)(url, shape)
     filled_s, started = time.perf_counter() - started, time.perf_counter()
-    rows = add_up(url, now)
+    rows = add_up(url, shape.now)
     print(f"{kind}: {rows}, written in {filled_s:.0f} s, added up in {time.perf_counter() - started:.0f} s", flush=True)
     port = free_port()
     config = folder / f"{kind}.toml"
-    config.write_text(SETTINGS.format(url=url, port=port) + "".join(MODEL.format(name=name) for name in MODELS))
+    config.write_text(SETTINGS.format(url=url, port=port) + "".join(MODEL.format(name=name) for name in shape.models))
     command = [str(Path(sys.executable).with_name("armwise")), "serve", "--config", str(config)]
     server = Server(kind, command, core="0,1", folder=folder)
     try:
         server.wait_until(f"http://127.0.0.1:{port}/ready")
-        found = measured(f"http://127.0.0.1:{port}", server, count, now)
+        found = measured(f"http://127.0.0.1:{port}", server, shape)
     finally:
         server.stop()
     kinds = ("first_ms", "middle_ms", "fastest_ms", "cpu_ms")
@@ -342,23 +361,27 @@ def _administer(url: str, statement: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Milliseconds of every page of the owner's API over a large log.")
     parser.add_argument("--decisions", type=int, default=1_000_000, help="default: %(default)s")
+    parser.add_argument("--days", type=int, default=30, help="that the log lasts; default: %(default)s")
+    parser.add_argument("--models", type=int, default=len(MODELS), help="default: %(default)s")
     parser.add_argument("--only", choices=("sqlite", "postgres"), help="one kind of database; default: both")
     parser.add_argument("--postgres", help="URL of a server; default: one is started")
     parser.add_argument("--out", type=Path, help="file for the figures")
     arguments = parser.parse_args()
     results: dict[str, Any] = {}
+    shape = Shape(arguments.decisions, arguments.days, models_of(arguments.models), 0.0)
     with tempfile.TemporaryDirectory(prefix="armwise-dashboard-") as name:
         folder = Path(name)
         if arguments.only != "postgres":
-            results["sqlite"] = run(f"sqlite:///{folder / 'armwise.db'}", arguments.decisions, folder)
+            results["sqlite"] = run(f"sqlite:///{folder / 'armwise.db'}", shape, folder)
         if arguments.only != "sqlite":
             with postgres(arguments.postgres) as url:
-                results["postgres"] = run(url, arguments.decisions, folder)
+                results["postgres"] = run(url, shape, folder)
     if arguments.out is not None:
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
         ).stdout.strip()
-        kept = {"commit": commit, "machine": machine(), "decisions": arguments.decisions, **results}
+        settings = {"decisions": shape.size, "days": shape.days, "models": len(shape.models), "task_types": 12}
+        kept = {"commit": commit, "machine": machine(), **settings, **results}
         arguments.out.write_bytes(msgspec.json.format(msgspec.json.encode(kept), indent=1) + b"\n")
     slow = [
         f"{kind}: {name} took {times['middle_ms']:.0f} ms"
