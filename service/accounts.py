@@ -1,15 +1,18 @@
 """Sums of what was granted and spent, counted by every replica and added up in the database.
 
 A replica counts for itself, adds its counts to the rows a few times a second, and takes the sums of all over then.
+What it adds has a number, and is sent with the same one until it is known to be stored: a commit whose acknowledgement
+was lost is not counted twice.
 """
 
+import uuid
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from sqlalchemy import Connection, case, delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from service.tables import budgets
+from service.tables import budgets, exchanges
 from service.writer import Writer
 
 DAY_S = 86_400.0
@@ -43,7 +46,10 @@ class Accounts:
 
     def __init__(self) -> None:
         self._rows: dict[Name, Row] = {}
-        self._pending: dict[Name, Row] = {}  # counted here, and not yet in the database
+        self._pending: dict[Name, Row] = {}  # counted here, and not known to be in the database
+        self._sent: dict[Name, Row] = {}  # what of it is being added, or was tried to
+        self._number = 0  # of what is sent
+        self._process = uuid.uuid4().hex
         self._read_at = float("-inf")
 
     def sums(self, name: Name) -> Row:
@@ -61,25 +67,45 @@ class Accounts:
         `most_saved` says by owner how much less than granted may have been spent: older savings lapse.
 
         Raises:
-            StorageUnavailable: nothing was added; the next exchange does it.
+            StorageUnavailable: it is not known to be added; the next exchange makes sure of it.
         """
-        pending = {name: row for name, row in self._pending.items() if row != Row()}
-        if not pending and now - self._read_at < _READ_EVERY_S:
+        if not self._sent:
+            self._sent = {name: row for name, row in self._pending.items() if row != Row()}
+            self._number += 1
+        sent, number = self._sent, self._number
+        if not sent and now - self._read_at < _READ_EVERY_S:
             return
 
         def work(connection: Connection) -> dict[Name, Row]:
-            for name in sorted(pending):  # rows are locked in one order, so two replicas cannot block each other
-                _add(connection, name, pending[name], most_saved.get(name.owner, NO_LIMIT), now)
+            if sent and _is_new(connection, self._process, number, now):
+                for name in sorted(sent):  # rows are locked in one order, so two replicas cannot block each other
+                    _add(connection, name, sent[name], most_saved.get(name.owner, NO_LIMIT), now)
             return _read(connection, now)
 
         def take(rows: dict[Name, Row]) -> None:
             self._rows, self._read_at = rows, now
-            for name, row in pending.items():
+            if self._sent is not sent:
+                return  # it was sent twice, and this is the second answer
+            for name, row in sent.items():
                 self.count(name, Row(*(-part for part in row)))
                 if self._pending[name] == Row():
                     del self._pending[name]
+            self._sent = {}
 
         await writer.call(work, take)
+
+
+def _is_new(connection: Connection, process: str, number: int, at: float) -> bool:
+    """Note that a process adds what has this number; false when that was added before."""
+    kind = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = kind.insert(exchanges).values(process=process, number=number, at=at)
+    new = statement.excluded
+    noted = statement.on_conflict_do_update(
+        index_elements=["process"],
+        set_={"number": new.number, "at": new.at},
+        where=exchanges.c.number < new.number,
+    )
+    return connection.execute(noted).rowcount > 0
 
 
 def _add(connection: Connection, name: Name, row: Row, most_saved: int, at: float) -> None:
@@ -110,5 +136,6 @@ def _read(connection: Connection, now: float) -> dict[Name, Row]:
 
 
 def prune_accounts(connection: Connection, before: float) -> None:
-    """Drop the accounts of days that are older."""
+    """Drop the accounts of days that are older, and what is known of processes that went before then."""
     connection.execute(delete(budgets).where(budgets.c.day > 0, budgets.c.day < today(before)))
+    connection.execute(delete(exchanges).where(exchanges.c.at < before))

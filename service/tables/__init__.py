@@ -15,6 +15,7 @@ from service.tables.operating import (
     TRAFFIC_RATED,
     budgets,
     controls,
+    exchanges,
     keys,
     traffic,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "configs",
     "controls",
     "decisions",
+    "exchanges",
     "experiment_steps",
     "exposures",
     "keys",

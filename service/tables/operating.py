@@ -47,6 +47,15 @@ budgets = Table(
     Column("updated_at", Double, nullable=False),
 )
 
+# The last exchange of each process with the budgets: what is written again is not counted twice.
+exchanges = Table(
+    "exchanges",
+    metadata,
+    Column("process", String(32), primary_key=True),  # drawn when it starts
+    Column("number", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+)
+
 # What the owner switched, in the order in which it was done; rows are only ever added.
 controls = Table(
     "controls",

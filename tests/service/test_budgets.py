@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -210,6 +211,34 @@ async def test_what_could_not_be_written_stays_counted(database):
     await writer.close()
     assert accounts.sums(name) == Row(1, 0, 5)
     assert accounts._pending == {}
+
+
+async def test_what_was_added_without_an_answer_is_not_added_twice(database):
+    class Silent:
+        """Adds, and never says so."""
+
+        async def call(self, work, then):
+            await database.write(work)
+            raise StorageUnavailable("cut off")
+
+    class Twice:
+        """Adds and answers twice, as when the first answer was given up and came late."""
+
+        async def call(self, work, then):
+            for _ in range(2):
+                then(await database.write(work))
+
+    accounts, name = Accounts(), Name("p")
+    for writer, spent in ((Silent(), 5), (Silent(), 7), (Twice(), 11), (Silent(), 13), (Twice(), 17), (Twice(), 0)):
+        accounts.count(name, Row(1, 0, spent))
+        with suppress(StorageUnavailable):
+            await accounts.exchange(writer, {}, time.time())
+    await accounts.exchange(Twice(), {}, time.time())  # what was counted while the last one was on its way
+    assert accounts.sums(name) == Row(6, 0, 53)
+    assert accounts._pending == {}
+    other = Accounts()
+    await other.exchange(Twice(), {}, time.time())
+    assert other.sums(name) == Row(6, 0, 53)
 
 
 async def test_accounts_of_old_days_are_dropped(database):
