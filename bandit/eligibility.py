@@ -12,6 +12,7 @@ Rule = Callable[[Arm, PromptProfile, Limits], str | None]
 
 
 SWITCHED_OFF = "switched off by the owner"
+BREAKER_OPEN = "its circuit breaker is open"
 
 
 def switched_off(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:
@@ -62,8 +63,14 @@ def too_expensive(arm: Arm, profile: PromptProfile, limits: Limits) -> str | Non
     )
 
 
+def breaker_open(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:
+    """Its provider fails at the moment."""
+    return BREAKER_OPEN if arm.name in limits.open_breakers else None
+
+
 RULES: tuple[Rule, ...] = (
     switched_off, not_allowed, not_local, lacks_ability, below_tier, window_too_small, too_expensive,
+    breaker_open,  # the last: who is out for it alone may be let in where no other is left
 )  # fmt: skip
 
 

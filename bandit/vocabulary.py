@@ -102,6 +102,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     sensitive: bool = False  # only local arms
     explore: bool = True  # False: no exploration, the arm most likely to be best
     switched_off: frozenset[str] = frozenset()  # names of arms that the owner took out of service
+    open_breakers: frozenset[str] = frozenset()  # names of arms whose breaker lets no call through at this moment
 
 
 class Terms(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

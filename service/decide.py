@@ -6,13 +6,13 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import msgspec
 
 from bandit.costs import expected_cost
-from bandit.eligibility import SWITCHED_OFF, split
+from bandit.eligibility import BREAKER_OPEN, SWITCHED_OFF, split
 from bandit.policies import Policy
 from bandit.posteriors import Beliefs
 from bandit.selection import choose, seed_of, uniform
@@ -61,6 +61,7 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     choice: Choice
     excluded: dict[str, str]  # arm name to the reason it was not eligible
     plan: tuple[str, ...]  # arms in the order they are tried; the drawn one first
+    breakers_ignored: tuple[str, ...] = ()  # arms that were eligible though their breaker is open: no other one was
     namespace: str = ""  # whose posteriors it teaches
     assigned: Assignment | None = None  # its place in an experiment
     left_out: Missed | None = None  # of which experiment it would have been, and why it is not
@@ -148,6 +149,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     key_name: str = ""
     degraded: bool = False  # the database cannot be written: learning is left out and the safe policy decides
     off: bool = False  # the owner's kill switch: the safe policy decides
+    open_breakers: frozenset[str] = frozenset()  # models that get no call at this moment
     terms_of: Callable[[Policy, str], Terms] = lambda *_: FREE  # what money costs a policy's, or account's, next one
     standing: Standing = Standing()  # experiments
 
@@ -174,21 +176,20 @@ def decide(
         user=wishes.user or request.user or "",
         tags=wishes.tags,
     )
-    limits = _limits(request, knowledge)
+    limits = _limits(request, knowledge, circumstances.open_breakers)
     seed = seed_of(decision_id)
     excluded: dict[str, str] = {}
     max_explore = 1.0
     assigned: Assignment | None = None
     left_out: Missed | None = None
     shadow: Shadow | None = None
+    breakers_ignored: tuple[str, ...] = ()
     if policy is None:
         beliefs = knowledge.beliefs("", profile.task_type, now)
         choice = named_choice(setup.models[request.model or ""].arm(), limits, seed, beliefs.version)
         method, plan = USER_SPECIFIED, plan_of(choice, 0)
     else:
-        eligible, excluded = split(setup.arms, profile, limits)
-        if not eligible:
-            raise NoEligibleModel(excluded)
+        eligible, excluded, limits, breakers_ignored = _eligible(setup.arms, profile, limits)
         method = "auto"
         if circumstances.degraded or circumstances.off:
             method, policy = "degraded" if circumstances.degraded else KILL_SWITCH, setup.safe_policy
@@ -233,6 +234,7 @@ def decide(
         choice=choice,
         excluded=excluded,
         plan=plan,
+        breakers_ignored=breakers_ignored,
         namespace=assigned.teaches if assigned is not None else "",
         assigned=assigned,
         left_out=left_out,
@@ -281,10 +283,31 @@ def placed(
     return "auto", setup.default_policy, place
 
 
-def _limits(request: ChatRequest, knowledge: Knowledge) -> Limits:
-    """What a request allows, and the owner."""
+def _limits(request: ChatRequest, knowledge: Knowledge, open_breakers: frozenset[str]) -> Limits:
+    """What a request allows, and the owner, and providers that fail."""
     limits, disabled = limits_of(request, needs_of(request)), knowledge.controls.disabled
-    return msgspec.structs.replace(limits, switched_off=disabled) if disabled else limits
+    if not (disabled or open_breakers):
+        return limits
+    return msgspec.structs.replace(limits, switched_off=disabled, open_breakers=open_breakers)
+
+
+def _eligible(
+    arms: Sequence[Arm], profile: PromptProfile, limits: Limits
+) -> tuple[list[Arm], dict[str, str], Limits, tuple[str, ...]]:
+    """Arms that may serve, the reason for each other one, the limits that say so, and those let in all the same.
+
+    Raises:
+        NoEligibleModel: there is none.
+    """
+    eligible, excluded = split(arms, profile, limits)
+    ignored: tuple[str, ...] = ()
+    if not eligible and BREAKER_OPEN in excluded.values():  # a call that may fail is better than none
+        ignored = tuple(arm for arm, reason in excluded.items() if reason == BREAKER_OPEN)
+        limits = msgspec.structs.replace(limits, open_breakers=frozenset())
+        eligible, excluded = split(arms, profile, limits)
+    if not eligible:
+        raise NoEligibleModel(excluded)
+    return eligible, excluded, limits, ignored
 
 
 def named_choice(arm: Arm, limits: Limits, seed: int, beliefs_version: str) -> Choice:
