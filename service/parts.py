@@ -29,6 +29,7 @@ from service.metrics import Metrics
 from service.profiles import text_to_classify
 from service.prompts import prompt_row
 from service.providers import Providers
+from service.quality.newest import Newest
 from service.quality.readings import Reader
 from service.quality.repeats import Repeats
 from service.setup import Setup, create_setup
@@ -66,6 +67,7 @@ class Parts:
         self.keyring = Keyring(())
         self.repeats = Repeats(setup.settings.quality.repeat_window_s)
         self.reader = Reader()
+        self.newest = Newest(database, metrics, self.after_reply)
         self.started_at = time.time()
         self._stored_configs: set[str] = set()
         self._reloading = asyncio.Lock()

@@ -14,11 +14,12 @@ async def heuristics(request: Request[Any, Any, Any]) -> Report:
     """How often each fired, how well their readings agree with labels on each task type, and the weights in force.
 
     Also how good people say each model's replies are: by labels, with readings, by those who were asked, and what
-    length has to do with it.
+    length has to do with it. What is told of the newest replies stood so at `counted_at`; with thousands of them it is
+    added up at most once a minute, while somebody looks.
     """
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
-    return await report(parts)
+    return await report(parts, time.time())
 
 
 @post("/v1/heuristics/refit", status_code=200, tags=["owner"], summary="Learn the heuristics' weights again")

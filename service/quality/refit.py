@@ -59,6 +59,7 @@ class LabelRate(msgspec.Struct, frozen=True, kw_only=True):
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """What the heuristics are worth."""
 
+    counted_at: float  # when the newest replies were added up, in seconds since 1970-01-01 UTC
     replies: int  # the newest ones, that `fired` was counted on
     heuristics: list[Fired]
     weights_version: str
@@ -105,7 +106,7 @@ async def recalibrate(parts: Parts) -> None:
             if now - looked_at >= _REFIT_EVERY_S:
                 if learned is None or learned.fitted_at is None or now - learned.fitted_at >= _REFIT_EVERY_S / 2:
                     await refit(parts, now)
-                tell_rates(parts, label_rates(await parts.database.read(calibrations.answered)))
+                tell_rates(parts, label_rates((await parts.newest.read(now)).answered))
                 looked_at = now
         except Exception:  # learning may never break serving; the next minute tries again
             log.exception("the weights of the heuristics could not be learned")
@@ -137,25 +138,24 @@ def tell_rates(parts: Parts, rates: list[LabelRate]) -> None:
     parts.metrics.label_rates({model: model in ringing for model in parts.setup.models})
 
 
-async def report(parts: Parts) -> Report:
+async def report(parts: Parts, now: float) -> Report:
     """What the heuristics are worth, from the newest replies and all calibrations."""
-    fired, answered, calibration, said, outliers, users = await parts.database.read(
+    newest = await parts.newest.sums(now)
+    calibration, outliers, users = await parts.database.read(
         lambda connection: (
-            calibrations.fired(connection),
-            calibrations.answered(connection),
             calibrations.calibration(connection),
-            rated.sums(connection, calibrations.NEWEST),
             raters.outlier_count(connection),
             raters.newest_outliers(connection),
         )
     )
-    rates = label_rates(answered)
+    rates = label_rates(newest.answered)
     tell_rates(parts, rates)
     quality = parts.setup.settings.quality
     weights, prior = parts.reader.weights(quality), prior_weights(quality)
     return Report(
-        replies=fired[0],
-        heuristics=_fired(*fired, weights, prior),
+        counted_at=newest.at,
+        replies=newest.replies,
+        heuristics=_fired(newest.replies, newest.fired, weights, prior),
         weights_version=weights.version,
         weights_learned_from=weights.labelled,
         weights_learned_at=weights.fitted_at,
@@ -164,7 +164,7 @@ async def report(parts: Parts) -> Report:
         accuracy=accuracies(calibration, _typical(parts)),
         label_rates=rates,
         label_rate_alarms=[rate.model for rate in rates if rate.alarm],
-        quality=rated.qualities(said),
+        quality=rated.qualities(newest.rated),
         outliers=outliers,
         outlier_users=users,
     )
