@@ -7,9 +7,10 @@
 Every step takes the time, in seconds of any clock that never goes back, and gives a new breaker.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import Meta
 from msgspec.structs import replace
 
 State = Literal["closed", "half-open", "open"]
@@ -19,16 +20,17 @@ LONGEST_TOLD_S = 3_600.0  # a provider that asks to be left alone for longer is 
 _JITTER = 0.25  # of a wait comes on top at most, so that replicas do not come back together
 
 
-class Tolerance(msgspec.Struct, frozen=True, kw_only=True):
-    """What a breaker bears, and how it comes back."""
+class Tolerance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a model whose calls fail gets no more of them, and how it comes back. The settings file's `[breakers]`."""
 
-    failure_share: float = 0.5  # (0, 1]
-    window_s: float = 60.0
-    min_calls: int = 10
-    consecutive_failures: int = 5
-    wait_s: float = 5.0
-    max_wait_s: float = 300.0
-    trials: int = 1
+    enabled: bool = True  # false: no breaker ever opens
+    failure_share: Annotated[float, Meta(gt=0.0, le=1.0)] = 0.5  # of recent calls to a model, from which it opens
+    window_s: Annotated[float, Meta(gt=0.0)] = 60.0  # calls are recent for so long
+    min_calls: Annotated[int, Meta(ge=1)] = 10  # of fewer recent calls the share says nothing
+    consecutive_failures: Annotated[int, Meta(ge=1)] = 5  # so many in a row open it too, however long ago they began
+    wait_s: Annotated[float, Meta(gt=0.0)] = 5.0  # until a trial; each trial that fails doubles it
+    max_wait_s: Annotated[float, Meta(gt=0.0)] = 300.0  # at most
+    trials: Annotated[int, Meta(ge=1)] = 1  # calls under way at once that try whether the model is back
 
 
 class Window(msgspec.Struct, frozen=True):

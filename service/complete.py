@@ -1,17 +1,19 @@
 """Complete: walk a decision's plan until a model answers, plain or streamed.
 
-A model that fails before its first content token is answered by the next one of the plan; the propensity of the
-decision stays that of the drawn arm. After the first token a stream is committed: a failure then reaches the client as
-an error event.
+A model that fails before its first content token is answered by the next one of the plan, those with an open breaker
+last; the propensity of the decision stays that of the drawn arm. After the first token a stream is committed: a failure
+then reaches the client as an error event.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import msgspec
 
+from bandit.breakers import Call
+from service.breakers import Breakers
 from service.decide import Decision
 from service.errors import FailureKind, UpstreamFailure
 from service.providers import Providers
@@ -58,7 +60,7 @@ class Completed(msgspec.Struct, kw_only=True):
 
 
 async def complete(
-    setup: Setup, providers: Providers, decision: Decision, fields: Fields, attempts: list[Attempt]
+    setup: Setup, providers: Providers, breakers: Breakers, decision: Decision, fields: Fields, attempts: list[Attempt]
 ) -> Completed:
     """Get a plain reply. Each call is written into `attempts`, also when this is cancelled.
 
@@ -66,12 +68,14 @@ async def complete(
         AllFailed: no model of the plan answered.
     """
 
-    async def call(model: AnyModel, attempt: Attempt) -> Completed:
+    async def call(model: AnyModel, attempt: Attempt, begun: Call) -> Completed:
         body = upstream_body(fields, model.upstream_model, ask_usage=False)
         raw = await providers.of(model).complete(model, body)
-        return Completed(body=raw, reply=decode_reply(raw))
+        reply = decode_reply(raw)
+        breakers.succeeded(model.name, begun)
+        return Completed(body=raw, reply=reply)
 
-    return await _walk(setup, decision, attempts, call, streamed=False)
+    return await _walk(setup, breakers, decision, attempts, call, streamed=False)
 
 
 def decode_reply(raw: bytes) -> ChatReply:
@@ -99,18 +103,21 @@ class OpenStream(msgspec.Struct, kw_only=True):
     first: bytes  # events up to and including the first content
     attempt: Attempt
     opened: float  # time.perf_counter() at the call
+    breakers: Breakers
+    begun: Call
 
 
 async def open_stream(
-    setup: Setup, providers: Providers, decision: Decision, fields: Fields, attempts: list[Attempt], *, show_usage: bool
-) -> OpenStream:
+    setup: Setup, providers: Providers, breakers: Breakers, decision: Decision, fields: Fields,
+    attempts: list[Attempt], *, show_usage: bool,
+) -> OpenStream:  # fmt: skip
     """Call models until one sends its first content.
 
     Raises:
         AllFailed: no model of the plan did.
     """
 
-    async def call(model: AnyModel, attempt: Attempt) -> OpenStream:
+    async def call(model: AnyModel, attempt: Attempt, begun: Call) -> OpenStream:
         ask_usage = not isinstance(model, OpenAICompatibleModel) or model.stream_usage
         body = upstream_body(fields, model.upstream_model, ask_usage=ask_usage)
         opened = time.perf_counter()
@@ -127,9 +134,13 @@ async def open_stream(
             await upstream.aclose()
             raise
         attempt.first_token_s = time.perf_counter() - opened
-        return OpenStream(model=model, relay=relay, upstream=upstream, first=first, attempt=attempt, opened=opened)
+        breakers.answered(model.name, begun)
+        return OpenStream(
+            model=model, relay=relay, upstream=upstream, first=first, attempt=attempt, opened=opened,
+            breakers=breakers, begun=begun,
+        )  # fmt: skip
 
-    return await _walk(setup, decision, attempts, call, streamed=True)
+    return await _walk(setup, breakers, decision, attempts, call, streamed=True)
 
 
 async def _until_content(upstream: AsyncGenerator[bytes, None], relay: Relay) -> bytes:
@@ -152,7 +163,9 @@ async def relayed(stream: OpenStream) -> AsyncGenerator[bytes, None]:
                     yield events
             if closing := relay.end():
                 yield closing
+        stream.breakers.succeeded(attempt.arm, stream.begun)
     except UpstreamFailure as failure:
+        stream.breakers.failed(attempt.arm, stream.begun, failure)
         attempt.fail(failure, 0.0)
         error = {"message": failure.message, "type": failure.error_type, "param": None, "code": failure.kind}
         yield b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
@@ -166,21 +179,24 @@ async def relayed(stream: OpenStream) -> AsyncGenerator[bytes, None]:
 
 async def _walk(
     setup: Setup,
+    breakers: Breakers,
     decision: Decision,
     attempts: list[Attempt],
-    call: Callable[[AnyModel, Attempt], Awaitable[Result]],
+    call: Callable[[AnyModel, Attempt, Call], Awaitable[Result]],
     *,
     streamed: bool,
 ) -> Result:
     """Call the models of the plan in turn until one does not fail."""
     last = UpstreamFailure("connection", "No model of the plan is configured any more.", status=503)
-    for step, name in enumerate(decision.plan):
-        attempt = Attempt(step=step, arm=name, started_at=time.time(), streamed=streamed)
+    for name in _in_turn(decision.plan, breakers):
+        attempt = Attempt(step=len(attempts), arm=name, started_at=time.time(), streamed=streamed)
         attempts.append(attempt)
         started = time.perf_counter()
+        begun = breakers.begin(setup.models[name])
         try:
-            result = await call(setup.models[name], attempt)
+            result = await call(setup.models[name], attempt, begun)
         except UpstreamFailure as failure:
+            breakers.failed(name, begun, failure)
             attempt.fail(failure, time.perf_counter() - started)
             last = failure
             if not failure.another_model_may_help:
@@ -192,4 +208,18 @@ async def _walk(
         else:
             attempt.latency_s = time.perf_counter() - started
             return result
+        finally:
+            breakers.released(name, begun)
     raise AllFailed(last)
+
+
+def _in_turn(plan: tuple[str, ...], breakers: Breakers) -> Iterator[str]:
+    """The drawn arm, then the others; where a breaker is open by then, after all others: nobody is refused for it."""
+    put_off = []
+    for step, name in enumerate(plan):
+        if step == 0 or breakers.lets_through(name):
+            yield name
+        else:
+            breakers.skipped(name)
+            put_off.append(name)
+    yield from put_off

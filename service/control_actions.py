@@ -71,15 +71,15 @@ def check(asked: Asked, setup: Setup, in_force: InForce) -> None:
             "The kill switch holds for all task types and models: leave `task_type` and `model` out, or freeze them.",
             param="task_type" if asked.task_type else "model",
         )
-    if asked.action in ("disable", "enable"):
+    if asked.action in ("disable", "enable", "close_breaker"):
         _check_service(asked, setup, in_force)
 
 
 def _check_service(asked: Asked, setup: Setup, in_force: InForce) -> None:
-    """Stop what would take no model, or all of them, out of service."""
+    """Stop what names no model, or would take all of them out of service."""
     if asked.model is None or asked.task_type is not None:
         raise Unprocessable(
-            f"{asked.action.capitalize()} takes one `model`, and no `task_type`: it holds for all of them.",
+            f"The action `{asked.action}` takes one `model`, and no `task_type`: it holds for all of them.",
             param="model",
         )
     left = setup.models.keys() - in_force.disabled - {asked.model}

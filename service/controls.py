@@ -21,7 +21,7 @@ from service.tables import controls
 
 log = logging.getLogger("armwise")
 
-Action = Literal["freeze", "unfreeze", "reset", "rollback", "off", "on", "disable", "enable"]
+Action = Literal["freeze", "unfreeze", "reset", "rollback", "off", "on", "disable", "enable", "close_breaker"]
 
 FORGET = Restart(label_keep=0.0, heuristic_keep=0.0)
 
@@ -67,6 +67,7 @@ class InForce(msgspec.Struct, frozen=True, kw_only=True):
     mark: tuple[int, int] = (0, 0)  # how many rows it was made of, and the last one
     off: Control | None = None  # the kill switch
     disabled: frozenset[str] = frozenset()  # models that are out of service
+    breakers_closed: Mapping[str, int] = {}  # model to the last control that closed its breaker
     estimates: Mapping[tuple[str, Cell], Mapping[str, Estimate]] = {}  # held ones, by policy and cell
     evidence: Mapping[str, Mapping[str, Evidence]] = {}  # held, by task type
     regressions: Mapping[tuple[str, TaskType], Mapping[str, Regression]] = {}  # held, by policy and task type
@@ -129,6 +130,7 @@ def fold(rows: Sequence[Control], mark: tuple[int, int] = (0, 0)) -> InForce:
         mark=mark,
         off=state.off,
         disabled=frozenset(state.disabled),
+        breakers_closed=state.breakers_closed,
         estimates=state.estimates,
         evidence=state.evidence,
         regressions=state.regressions,
@@ -179,6 +181,7 @@ class _State:
     def __init__(self) -> None:
         self.off: Control | None = None
         self.disabled: set[str] = set()
+        self.breakers_closed: dict[str, int] = {}
         self.estimates: dict[tuple[str, Cell], dict[str, Estimate]] = {}
         self.evidence: dict[str, dict[str, Evidence]] = {}
         self.regressions: dict[tuple[str, TaskType], dict[str, Regression]] = {}
@@ -193,6 +196,8 @@ class _State:
                 self.off = row if row.action == "off" else None
             case "disable" | "enable" if row.arm is not None:
                 (self.disabled.add if row.action == "disable" else self.disabled.discard)(row.arm)
+            case "close_breaker" if row.arm is not None:
+                self.breakers_closed[row.arm] = row.id
             case "unfreeze":
                 self._release(row)
             case "reset":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prometheus_client import Histogram
 
 from bandit.drift import DIRECTIONS, Stream
+from service.breaker_metrics import BreakerMetrics
 from service.budget_metrics import BudgetMetrics
 from service.errors import FailureKind
 from service.experiment_metrics import ExperimentMetrics
@@ -53,7 +54,7 @@ _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
 
-class Metrics(ProbeMetrics, BudgetMetrics, ExperimentMetrics):
+class Metrics(ProbeMetrics, BudgetMetrics, BreakerMetrics, ExperimentMetrics):
     """All metrics of one process. In tests every application has its own; with several workers, one each.
 
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.
@@ -228,6 +229,7 @@ class Metrics(ProbeMetrics, BudgetMetrics, ExperimentMetrics):
         self._decisions[decision.profile.task_type, choice.arm, choice.policy, decision.method].inc()
         self._classify_seconds.observe(decision.classify_s)
         self._decide_seconds.observe(decision.decide_s)
+        self.breakers_kept_out(decision)
         if decision.method == "static_fallback" or (decision.shadow is not None and not decision.shadow.arm):
             self.learner_error("policy")
         if decision.assigned is not None:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from service.auth import Keyring
+from service.breakers import Breakers
 from service.budgets import Budgets
 from service.classifiers.models import plan_of
 from service.classifying import Classifying
@@ -58,6 +59,7 @@ class Parts:
             database, setup.settings.database, knowledge.fold, window_s=window_s, took=metrics.committed
         )
         self.budgets = Budgets()
+        self.breakers = Breakers(setup, metrics)
         self.fitting = Fitting(knowledge, metrics)
         self.experiments = Following(database, knowledge, self.fitting, self.budgets)
         self.watching = Watching(database, self.writer, metrics)
@@ -95,6 +97,7 @@ class Parts:
             key_name=self.keyring.name_of(key_id),
             degraded=self.degraded,
             off=self.knowledge.controls.off is not None,
+            open_breakers=self.breakers.shut,
             terms_of=lambda policy, account: self.budgets.terms(policy, now, account),
             standing=self.experiments.standing,
         )
@@ -114,6 +117,7 @@ class Parts:
                 if found.unreadable:
                     self.metrics.learner_error("controls")
         in_force = self.knowledge.controls
+        self.breakers.obey(in_force.breakers_closed)
         self.metrics.controlled(off=in_force.off is not None, held=len(in_force.since))
 
     async def reload_experiments(self) -> None:
@@ -171,6 +175,7 @@ class Parts:
             await self.fitting.refresh(setup)
             changes = difference(self.setup.settings, settings)
             self.setup = setup
+            self.breakers.take_over(setup)
             self.classifying.take_over(plan)
             self.writer.window_s = settings.rewards.window_days * _DAY_S
             self.repeats.window_s = settings.quality.repeat_window_s

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
+from bandit.breakers import Tolerance
 from bandit.catalogue import AnyPolicy
 from bandit.history import Memory
 from bandit.policies import Random, Rules, StaticTier
@@ -112,6 +113,7 @@ class SimulatedModel(ModelSection, frozen=True, kw_only=True, tag="simulated"):
     """A model in process, for trying things out: its quality, tokens and latency come from a table of facts."""
 
     profile: str = ""  # row of the table of facts; empty: the model's tier
+    quality: dict[TaskType, Share] = {}  # on these task types, instead of the table's
     latency_scale: NotNegative = 0.0  # 1: as slow as the real one; 0: at once
     error_rate: Share = 0.0  # share of calls that fail
     error: Literal["connection", "timeout", "rate_limited", "server_error", "malformed", "cut"] = "server_error"
@@ -260,11 +262,24 @@ class Experiments(Section, frozen=True, kw_only=True):
     look_every_s: Positive = 60.0  # how often their intervals are drawn, and harm is looked for
 
 
+Level = Literal["debug", "info", "warning", "error"]
+
+
 class Logging(Section, frozen=True, kw_only=True):
     """What we write down."""
 
-    level: Literal["debug", "info", "warning", "error"] = "info"
+    level: Level = "info"
     format: Literal["text", "json"] = "text"
+    levels: dict[str, Level] = {}  # of single modules, by the name that stands in their lines
+
+
+class Tracing(Section, frozen=True, kw_only=True):
+    """Traces and metrics of chat requests, sent to an OpenTelemetry collector."""
+
+    endpoint: str = ""  # of OTLP over HTTP, without /v1/traces; empty: OTEL_EXPORTER_OTLP_ENDPOINT, else off
+    sample: Share = 1.0  # of traces, where the caller has not decided already
+    metrics: bool = True  # send durations and tokens of calls to providers too
+    capture_prompts: bool = False  # send the prompts of requests that are not sensitive
 
 
 class Retention(Section, frozen=True, kw_only=True):
@@ -319,11 +334,13 @@ class Settings(Section, frozen=True, kw_only=True):
     quality: Quality = Quality()
     rewards: Rewards = Rewards()
     learning: Learning = Learning()
+    breakers: Tolerance = Tolerance()
     budgets: Budgets = Budgets()
     safety: Safety = Safety()
     holdout: Holdout = Holdout()
     experiments: Experiments = Experiments()
     logging: Logging = Logging()
+    tracing: Tracing = Tracing()
     retention: Retention = Retention()
     drift: Drift = Drift()
     judge: Judge = Judge()
@@ -359,5 +376,5 @@ __all__ = [
     "DEFAULT_POLICIES", "SIMULATED_MODELS", "AnyModel", "AnyPolicy", "Budgets", "Canary", "ClassifierSettings", "Cues",
     "Database", "Drift", "HeuristicSetting", "Judge", "Learning", "Logging", "Metric", "ModelSection",
     "OpenAICompatibleModel", "Quality", "Retention", "Rewards", "Routing", "Server", "Settings", "SimulatedModel",
-    "TaskType", "TranslatedModel",
+    "TaskType", "Tracing", "TranslatedModel",
 ]  # fmt: skip

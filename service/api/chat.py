@@ -16,10 +16,12 @@ from service.api.bodies import ChatOperation, decoded_chat
 from service.complete import AllFailed, Attempt, Completed, OpenStream, complete, open_stream, relayed
 from service.decide import Decision
 from service.errors import StorageUnavailable, UpstreamFailure
+from service.logs import decided
 from service.parts import Parts
 from service.replies import Said, said_in_reply
 from service.settle import Ended, attempt_row, cost_of, settle, usage_of
 from service.setup import Setup
+from service.tracing import current
 from service.wire import ChatRequest, Fields, Usage
 
 Storing = asyncio.Future[None] | None
@@ -64,6 +66,9 @@ class Exchange:
         try:
             parts.budgets.drawn(self.setup, decision, decision.created_at)
             storing = parts.begin_storing(self.chat, decision, self.setup)
+            decided(decision.id)
+            if (trace := current.get()) is not None:
+                trace.decided(self.chat, decision, storing)
             if self.chat.stream:
                 return await self._stream(decision, fields, storing)
             answer = await self._plain(decision, fields, storing)
@@ -103,7 +108,9 @@ class Exchange:
             raise
 
     async def _plain(self, decision: Decision, fields: Fields, storing: Storing) -> "PlainReply":
-        completed: Completed = await complete(self.setup, self.parts.providers, decision, fields, self.attempts)
+        completed: Completed = await complete(
+            self.setup, self.parts.providers, self.parts.breakers, decision, fields, self.attempts
+        )
         self.stored = await self._committed(storing)
         said = said_in_reply(completed.reply)
         usage = usage_of(said, decision)
@@ -123,6 +130,7 @@ class Exchange:
         stream = await open_stream(
             self.setup,
             self.parts.providers,
+            self.parts.breakers,
             decision,
             fields,
             self.attempts,
@@ -193,6 +201,7 @@ class Exchange:
 def routing_of(decision: Decision) -> dict[str, object]:
     """The `routing` object of a plain reply, and the answer of /v1/route."""
     profile, choice = decision.profile, decision.choice
+    ignored = {"breakers_ignored": decision.breakers_ignored} if decision.breakers_ignored else {}
     return {
         "decision_id": decision.id,
         "method": decision.method,
@@ -213,6 +222,7 @@ def routing_of(decision: Decision) -> dict[str, object]:
         "eligible": dict(zip(choice.arms, choice.probabilities, strict=True)),
         "excluded": decision.excluded,
         "plan": decision.plan,
+        **ignored,
         "routing_latency_ms": round((decision.classify_s + decision.decide_s) * 1000, 3),
     }
 

@@ -29,6 +29,7 @@ class ControlOperation(Operation):
                 "rollback": {"action": "rollback", "to": "2026-01-31T12:00", "task_type": "Code Generation"},
                 "out of service": {"action": "disable", "model": "large", "note": "the provider is down"},
                 "in service again": {"action": "enable", "model": "large"},
+                "breaker": {"action": "close_breaker", "model": "large", "note": "the key was renewed"},
                 "kill switch": {"action": "off", "note": "incident 42"},
                 "on again": {"action": "on"},
             },
@@ -38,7 +39,10 @@ class ControlOperation(Operation):
 
 @get("/v1/controls", tags=["owner"], summary="What the owner switched")
 async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """The kill switch, models out of service, what is held, and everything that was ever switched, newest first."""
+    """The kill switch, models out of service, what is held, and everything that was ever switched, newest first.
+
+    Breakers are those of the process that answers; the metric `armwise_breaker_state` tells of all its workers.
+    """
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     await parts.reload_controls()
@@ -48,13 +52,14 @@ async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
         "off": in_force.off is not None,
         "disabled": sorted(in_force.disabled),
         "held": held_cells(in_force),
+        "breakers": parts.breakers.told(time.time()),
         "controls": [public(row) for row in reversed(rows)],
     }
 
 
 @post(
     "/v1/controls", status_code=200, operation_class=ControlOperation, tags=["owner"],
-    summary="Hold, forget or roll back what was learned; switch models, or all learned decisions, off and on",
+    summary="Hold, forget or roll back what was learned; switch models, breakers, or all learned decisions, off and on",
 )  # fmt: skip
 async def tell_control(request: Request[Any, Any, Any]) -> dict[str, Any]:
     """Done at once by this process, within a second by all others, and kept with who did it, when and why."""
