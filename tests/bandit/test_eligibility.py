@@ -28,6 +28,12 @@ def test_what_the_owner_switched_off_is_out_before_anything_else():
     assert reason(Limits(switched_off=frozenset({"a"}), deny=frozenset({"a"}))) == "switched off by the owner"
 
 
+def test_an_open_breaker_is_the_last_reason():
+    assert reason(Limits(open_breakers=frozenset({"b"}))) is None
+    assert reason(Limits(open_breakers=frozenset({"a"}))) == "its circuit breaker is open"
+    assert reason(Limits(open_breakers=frozenset({"a"}), deny=frozenset({"a"}))) == "denied by the request"
+
+
 def test_only_allowed_arms():
     assert reason(Limits(allow=frozenset({"a", "b"}))) is None
     assert reason(Limits(allow=frozenset({"b"}))) == "not among the models this request allows"
@@ -91,4 +97,4 @@ def test_the_first_rule_that_excludes_gives_the_reason_and_the_order_of_arms_is_
     eligible, excluded = split(arms, PromptProfile(task_type="Other", tier="simple"), limits)
     assert [arm.name for arm in eligible] == ["z", "x"]
     assert excluded == {"y": "denied by the request"}
-    assert len(RULES) == 7  # each has its test above
+    assert len(RULES) == 8  # each has its test above
