@@ -55,12 +55,13 @@ from service.errors import (
 )
 from service.experiments.verdicts import watch_experiments
 from service.knowledge import Knowledge
-from service.logs import configure_logging
+from service.logs import REQUEST_ID, access_line, configure_logging, handle
 from service.metrics import Metrics
 from service.parts import Parts
 from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
+from service.tracing import begin, open_spans
 from service.traffic import prune as prune_traffic
 from service.watching import send_alarms, watch
 
@@ -128,7 +129,7 @@ def app_from_environment() -> Litestar:
     named = os.environ.get("ARMWISE_CONFIG")
     config = Path(named) if named else None
     settings = read_settings(config, os.environ)
-    configure_logging(settings.logging)
+    configure_logging(settings)
     return create_app(settings, config)
 
 
@@ -144,6 +145,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
         knowledge = Knowledge(window_s=settings.rewards.window_days * _DAY_S)
         parts = Parts(setup, database, knowledge, Metrics(), config)
         parts.fitting.contexts = Contexts(database)
+        app.state.spans = await asyncio.to_thread(open_spans, settings.tracing, parts.metrics.telemetry_failed)
         parts.classifying.take_over(plan)
         app.state.parts = parts
         await parts.writer.start()
@@ -183,6 +185,8 @@ def _running(settings: Settings, config: Path | None) -> Any:
             await parts.writer.close()
             await parts.providers.close()
             await database.close()
+            if app.state.spans is not None:
+                await asyncio.to_thread(app.state.spans.close)
 
     return running
 
@@ -221,6 +225,7 @@ async def _refresh(parts: Parts) -> None:
             log.exception("the posteriors could not be refreshed")
             parts.metrics.learner_error("refresh")
         parts.metrics.models(parts.setup.models)
+        parts.breakers.tell()
         parts.metrics.worker_state(parts.knowledge.age(time.time()), parts.writer.queue_length, degraded=parts.degraded)
         parts.classifying.tell()
 
@@ -296,6 +301,9 @@ def _counted(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, send)
             return
         started = time.perf_counter()
+        state, headers = scope["litestar_app"].state, dict(scope["headers"])
+        request = handle(headers)
+        trace = begin(state.spans, scope["method"], scope["path"], headers)
         status = 499  # the client went away before there was an answer
         streamed = counted_already = False
 
@@ -303,14 +311,21 @@ def _counted(app: ASGIApp) -> ASGIApp:
             nonlocal counted_already
             if not counted_already:
                 counted_already = True
-                metrics: Metrics = scope["litestar_app"].state.parts.metrics
-                metrics.request_done(scope["path"], status, streamed=streamed, seconds=time.perf_counter() - started)
+                metrics: Metrics = state.parts.metrics
+                seconds = time.perf_counter() - started
+                metrics.request_done(scope["path"], status, streamed=streamed, seconds=seconds)
+                access_line(request, scope["method"], scope["path"], status, seconds)
+                if trace is not None:
+                    trace.replied(status, request.id)
 
         async def sending(message: Message) -> None:
             nonlocal status, streamed
             if message["type"] == "http.response.start":
                 status = message["status"]
-                streamed = any(value.startswith(b"text/event-stream") for _, value in message["headers"])
+                sent = [*message["headers"], (REQUEST_ID, request.id.encode())]
+                message["headers"] = sent
+                streamed = any(value.startswith(b"text/event-stream") for _, value in sent)
+                request.model = next((value.decode() for name, value in sent if name == b"x-armwise-model"), "")
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
                 count()
@@ -319,6 +334,8 @@ def _counted(app: ASGIApp) -> ASGIApp:
             await app(scope, receive, sending)
         finally:
             count()
+            if trace is not None:
+                trace.close()
 
     return counted
 

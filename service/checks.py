@@ -17,6 +17,7 @@ from bandit.pooled import PooledThompson
 from bandit.thompson import PriorMeans, Thompson
 from bandit.vocabulary import MODEL_TIERS, TASK_TYPES
 from service.classifiers.choice import embedding_lacks, nvidia_lacks
+from service.logs import unknown_modules
 from service.mistakes import listed, suggestion
 from service.settings import (
     AnyModel,
@@ -29,6 +30,7 @@ from service.settings import (
     SimulatedModel,
     TranslatedModel,
 )
+from service.tracing import mistakes_of
 
 AUTO = "auto"  # the model name that means: route
 DATABASES = ("sqlite", "postgresql")
@@ -54,6 +56,8 @@ def check(settings: Settings, environ: Mapping[str, str]) -> list[str]:
         *_holdout(settings),
         *_drift(settings.drift, environ),
         *_judge(settings, environ),
+        *unknown_modules(settings.logging.levels),
+        *mistakes_of(settings.tracing, environ),
     ]
 
 

@@ -8,7 +8,7 @@ then reaches the client as an error event.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -20,7 +20,11 @@ from service.providers import Providers
 from service.relay import Relay
 from service.settings import AnyModel, OpenAICompatibleModel
 from service.setup import Setup
+from service.tracing import current, passed_on, received
 from service.wire import ChatReply, Fields, reply_decoder, upstream_body
+
+if TYPE_CHECKING:  # only when traces are sent
+    from service.spans import AttemptSpan
 
 Result = TypeVar("Result")
 
@@ -37,6 +41,7 @@ class Attempt(msgspec.Struct, kw_only=True):
     latency_s: float = 0.0
     first_token_s: float | None = None
     error: str = ""
+    span: "AttemptSpan | None" = None  # only when traces are sent
 
     def fail(self, failure: UpstreamFailure, latency_s: float) -> None:
         """Write down how it failed. Not in the provider's words: they may repeat the prompt, and are not stored."""
@@ -73,6 +78,8 @@ async def complete(
         raw = await providers.of(model).complete(model, body)
         reply = decode_reply(raw)
         breakers.succeeded(model.name, begun)
+        if attempt.span is not None:
+            attempt.span.answered(raw)
         return Completed(body=raw, reply=reply)
 
     return await _walk(setup, breakers, decision, attempts, call, streamed=False)
@@ -174,6 +181,8 @@ async def relayed(stream: OpenStream) -> AsyncGenerator[bytes, None]:
         raise
     finally:
         attempt.latency_s = time.perf_counter() - stream.opened
+        if attempt.span is not None:
+            attempt.span.streamed(relay.copy, attempt.outcome, attempt.first_token_s)
         await stream.upstream.aclose()
 
 
@@ -188,9 +197,13 @@ async def _walk(
 ) -> Result:
     """Call the models of the plan in turn until one does not fail."""
     last = UpstreamFailure("connection", "No model of the plan is configured any more.", status=503)
+    trace = current.get()
     for name in _in_turn(decision.plan, breakers):
         attempt = Attempt(step=len(attempts), arm=name, started_at=time.time(), streamed=streamed)
         attempts.append(attempt)
+        if trace is not None:
+            attempt.span = trace.attempt(setup.models[name], attempt.step, streamed=streamed)
+        along = passed_on.set(received.get() if attempt.span is None else attempt.span.headers)
         started = time.perf_counter()
         begun = breakers.begin(setup.models[name])
         try:
@@ -210,6 +223,9 @@ async def _walk(
             return result
         finally:
             breakers.released(name, begun)
+            passed_on.reset(along)
+            if attempt.span is not None and attempt.outcome != "ok":
+                attempt.span.ended(attempt.outcome, attempt.status)
     raise AllFailed(last)
 
 

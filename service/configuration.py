@@ -21,11 +21,21 @@ from service.classifiers.choice import wanted_classifier
 from service.errors import ConfigurationError
 from service.mistakes import build
 from service.priors import read_prior
-from service.settings import AnyModel, ClassifierSettings, Database, ModelSection, Retention, Section, Settings
+from service.settings import (
+    AnyModel,
+    ClassifierSettings,
+    Database,
+    ModelSection,
+    Retention,
+    Section,
+    Settings,
+    Tracing,
+)
+from service.tracing import endpoint_of
 
 DEFAULT_FILE = Path("armwise.toml")
 # Sections and settings that are read once, at start.
-NEEDS_RESTART = ("server.", "database.", "logging.level", "logging.format")
+NEEDS_RESTART = ("server.", "database.", "logging.", "tracing.")
 
 
 def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
@@ -133,6 +143,7 @@ def describe(settings: Settings, environ: Mapping[str, str] = os.environ) -> str
         f"quality     heuristics {heuristics}",
         f"rewards     {metrics}; taken for {settings.rewards.window_days:g} days",
         f"logging     {settings.logging.level}, {settings.logging.format}; prompts are never logged",
+        *_tracing_shown(settings.tracing, environ),
         f"retention   decisions for {settings.retention.decisions_days:g} days; {_prompts_shown(settings.retention)}",
         "",
         *_table([_MODEL_COLUMNS, *(_model_row(model) for model in settings.models)]),
@@ -167,6 +178,12 @@ def _tiers_shown(classifier: ClassifierSettings) -> str:
     if classifier.simple_below is None or classifier.medium_below is None:
         return "the classifier's own boundaries"
     return f"simple below {classifier.simple_below:g}, medium below {classifier.medium_below:g}, else complex"
+
+
+def _tracing_shown(tracing: Tracing, environ: Mapping[str, str]) -> Iterator[str]:
+    if endpoint := endpoint_of(tracing, environ):
+        prompts = "; PROMPTS ARE SENT, but those of sensitive requests" if tracing.capture_prompts else ""
+        yield f"tracing     {tracing.sample:.0%} of chats to {_without_password(endpoint)}{prompts}"
 
 
 def _prompts_shown(retention: Retention) -> str:

@@ -20,6 +20,7 @@ from service.errors import FailureKind
 from service.experiment_metrics import ExperimentMetrics
 from service.metric_words import endpoint_of, error_kind, failure_kind
 from service.probe_metrics import ProbeMetrics
+from service.tracing_metrics import TracingMetrics
 
 if TYPE_CHECKING:  # only for types: these modules are joined with this one in service.parts
     from service.classifiers.models import Answered
@@ -54,7 +55,7 @@ _PROMPT_BUCKETS = (8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512.0)
 _LAG_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3_600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0, 2_592_000.0)
 
 
-class Metrics(ProbeMetrics, BudgetMetrics, BreakerMetrics, ExperimentMetrics):
+class Metrics(TracingMetrics, ProbeMetrics, BudgetMetrics, BreakerMetrics, ExperimentMetrics):
     """All metrics of one process. In tests every application has its own; with several workers, one each.
 
     Every method is safe from any thread and takes a few microseconds; `exposition` takes milliseconds.

@@ -9,17 +9,21 @@ from typing import Any
 import click
 
 from service.database import migrate
+from service.errors import ConfigurationError
 from service.logs import configure_logging
 from service.multiprocess import prepare_multiprocess
 from service.settings import Settings
 from service.setup import database_url
+from service.tracing import mistakes_of
 
 
 def serve(settings: Settings, config: Path | None, *, host: str | None, port: int | None, workers: int | None) -> None:
     """Serve until stopped. `host`, `port` and `workers` win over the settings."""
     host, port = host or settings.server.host, port or settings.server.port
     workers = workers or settings.server.workers
-    configure_logging(settings.logging)
+    configure_logging(settings)
+    if mistakes := mistakes_of(settings.tracing, os.environ):
+        raise ConfigurationError(mistakes)
     listening = listen(host, port)
     migrate(database_url(settings.database, os.environ))
     if workers > 1:

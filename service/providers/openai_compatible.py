@@ -21,6 +21,7 @@ from service.errors import UpstreamFailure
 from service.providers.failures import refusal
 from service.providers.keys import key_named, scrub
 from service.settings import AnyModel, OpenAICompatibleModel
+from service.tracing import passed_on
 
 _ERROR_BYTES = 65_536  # of an error body are read; the rest is left behind with its connection
 _KEEP_IDLE_S = 60.0  # a new TLS connection costs round trips; servers that hang up sooner are handled by `_send`
@@ -149,7 +150,7 @@ class OpenAICompatible:
         return await session.post(
             route.url,
             data=body if len(body) < _LARGE_BODY else io.BytesIO(body),
-            headers=route.headers,
+            headers={**route.headers, **along} if (along := passed_on.get()) else route.headers,
             timeout=limits,
             allow_redirects=False,  # a redirected POST would carry our key to wherever it points
         )

@@ -20,6 +20,7 @@ import msgspec
 from service.errors import UpstreamFailure
 from service.providers.keys import key_named, likely_keys
 from service.settings import AnyModel, TranslatedModel
+from service.tracing import passed_on
 
 T = TypeVar("T")
 
@@ -201,6 +202,8 @@ class _Call:
             arguments["api_key"] = self._key
         if self.model.base_url:
             arguments["api_base"] = self.model.base_url
+        if along := passed_on.get():
+            arguments["extra_headers"] = dict(along)
         return arguments
 
 

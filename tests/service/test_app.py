@@ -21,8 +21,8 @@ async def test_a_request_is_counted_once_with_its_last_byte_and_not_after_what_f
     metrics = Metrics()
     parts = SimpleNamespace(metrics=metrics)
     scope = {
-        "type": "http", "path": "/v1/chat/completions",
-        "litestar_app": SimpleNamespace(state=SimpleNamespace(parts=parts)),
+        "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [],
+        "litestar_app": SimpleNamespace(state=SimpleNamespace(parts=parts, spans=None)),
     }  # fmt: skip
     seen = []
 
