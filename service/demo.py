@@ -19,10 +19,10 @@ from typing import Any
 import aiohttp
 import msgspec
 
-from bandit.vocabulary import TaskType
-from service.demo_gain import Gains, gains_of, told, truths
-from service.demo_service import COST_WEIGHT, answers, own_service
-from service.demo_table import Cell, Posteriors, Round, Tally, course_table, posteriors_table, shares_table
+from bandit.vocabulary import PROMPT_TIERS, PromptTier, TaskType
+from service.demo_gain import SIMULATED_WORLD, Gains, World, gains_of, told, truths
+from service.demo_service import answers, own_service, own_world
+from service.demo_table import Cell, Posteriors, Round, Tally, course_table, known_best, posteriors_table, shares_table
 from service.errors import ArmwiseError
 from service.terminal import cut, plots, width
 
@@ -77,15 +77,14 @@ async def run_demo(
     rounds: int = 3,
     seconds: float | None = None,
     feedback: bool = True,
-    cost_weight: float = 0.0,
+    world: World = SIMULATED_WORLD,
     api_key: str | None = None,
     echo: Callable[[str], Any] = print,
 ) -> DemoSummary:
     """Send all prompts `rounds` times, give thumbs, and show the shares of the models as they move.
 
-    With `seconds`, instead of rounds, as often as that time allows, one round at least begun. `cost_weight` is the
-    quality that a dollar is worth where the result is told. The key, if Armwise asks for one, must be allowed to chat,
-    give feedback and read.
+    With `seconds`, instead of rounds, as often as that time allows, one round at least begun. The result is told of
+    the models of `world`. The key, if Armwise asks for one, must be allowed to chat, give feedback and read.
 
     Raises:
         DemoFailed: nothing answers there, or it refuses what the demo does.
@@ -95,7 +94,7 @@ async def run_demo(
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         demo = _Demo(session, base_url.rstrip("/"), echo, feedback=feedback)
         try:
-            return await demo.run(rounds, seconds, cost_weight)
+            return await demo.run(rounds, seconds, world)
         except aiohttp.ClientConnectionError as error:
             message = f"Nothing answers at {base_url}. Start Armwise with `make run`, or give its address with --url."
             raise DemoFailed(message) from error
@@ -120,7 +119,8 @@ async def demonstrate(
     async with contextlib.AsyncExitStack() as stack:
         if url is None:
             echo("Nothing runs yet: a service with simulated models is started for the demo.")
-            url, given["cost_weight"] = await stack.enter_async_context(own_service()), COST_WEIGHT
+            echo("They are made up so that each is best at some tasks; nobody tells the service at which.")
+            url, given["world"] = await stack.enter_async_context(own_service()), own_world()
         echo(f"Watch it at {url}/dashboard, too.\n")
         return await run_demo(url, **given)
 
@@ -146,7 +146,7 @@ class _Demo:
         self.thumbs = {True: 0, False: 0}
         self.redrawn_lines = 0
 
-    async def run(self, rounds: int, seconds: float | None, cost_weight: float) -> DemoSummary:
+    async def run(self, rounds: int, seconds: float | None, world: World) -> DemoSummary:
         """All rounds, then what was learned."""
         now = asyncio.get_running_loop().time
         ends = math.inf if seconds is None else now() + seconds
@@ -168,21 +168,24 @@ class _Demo:
             self.show(round_ended=True)
             if now() >= ends:
                 break
-        cells = await self.posteriors()
+        cells = known_best([await self.posteriors(tier) for tier in PROMPT_TIERS])
         tallies = [tally for found in self.rounds for tally in found.values()]
         qualities = [quality for tally in tallies for quality in tally.qualities]
+        answered = sum(tally.calls.total() for tally in tallies)
+        told_all = len(qualities) == answered  # else some model is real, whatever its name
+        truth = truths(prompts(), world.models if told_all else ())
         summary = DemoSummary(
             models=tuple(self.models),
             rounds=tuple(self.rounds),
-            answered=sum(tally.calls.total() for tally in tallies),
+            answered=answered,
             failed=len(self.failures),
             thumbs_up=self.thumbs[True],
             thumbs_down=self.thumbs[False],
             mean_quality=sum(qualities) / len(qualities) if qualities else None,
             cost_usd=sum(tally.cost_usd for tally in tallies),
             cells=cells,
-            gains=gains_of(self.rounds, truths(prompts()), cost_weight),
-            gains_late=gains_of(self.rounds[len(self.rounds) // 2 :], truths(prompts()), cost_weight),
+            gains=gains_of(self.rounds, truth, world.cost_weight),
+            gains_late=gains_of(self.rounds[len(self.rounds) // 2 :], truth, world.cost_weight),
         )
         self.conclude(summary)
         return summary
@@ -243,9 +246,9 @@ class _Demo:
             else:
                 self.note_failure(response.status, await response.text())
 
-    async def posteriors(self) -> tuple[Cell, ...]:
-        """What is known now."""
-        async with self.session.get(f"{self.base_url}/v1/posteriors") as response:
+    async def posteriors(self, tier: PromptTier = "medium") -> tuple[Cell, ...]:
+        """What is known now of prompts of a tier."""
+        async with self.session.get(f"{self.base_url}/v1/posteriors", params={"tier": tier}) as response:
             text = await response.text()
             if response.status != 200:
                 self.note_failure(response.status, text)

@@ -1,11 +1,12 @@
-"""What routing gained in the demo: against each model alone and against chance, by the simulated models' own facts.
+"""What routing gained in the demo: against each model alone, against chance, and what there was to gain.
 
-A simulated model's true quality and cost on each task type are known, so nothing has to be estimated but how much they
-depend on this run: rounds are taken as the independent pieces.
+All by the simulated models' own facts: their true quality and cost on each task type are known, so nothing has to be
+estimated but how much it depends on this run. Rounds are taken as the independent pieces.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from scipy.special import stdtrit
@@ -14,10 +15,19 @@ from bandit.costs import call_cost
 from bandit.vocabulary import TaskType
 from service.demo_table import Round
 from service.providers.facts import facts_of
-from service.settings import SIMULATED_MODELS, SimulatedModel
+from service.settings import SIMULATED_MODELS, AnyModel, SimulatedModel
 from service.terminal import interval_plot, table
 
-ROUTING, CHANCE = "routing", "random"
+
+class World(NamedTuple):
+    """What is known of the service that the demo runs on."""
+
+    models: Sequence[AnyModel]
+    cost_weight: float  # quality that a dollar is worth there
+
+
+SIMULATED_WORLD = World(SIMULATED_MODELS, 0.0)
+ROUTING, CHANCE, CEILING = "routing", "random", "the best model for each task"
 _CHARACTERS_A_TOKEN = 4
 
 
@@ -37,7 +47,7 @@ class Gain(msgspec.Struct, frozen=True, kw_only=True):
     value: float
     low: float | None  # None: there were fewer than two rounds
     high: float | None
-    saved: float  # share of the other's bill; negative: routing cost more
+    saved: float | None  # share of the other's bill; negative: routing cost more; None: the other costs nothing
 
 
 class Gains(msgspec.Struct, frozen=True, kw_only=True):
@@ -47,21 +57,24 @@ class Gains(msgspec.Struct, frozen=True, kw_only=True):
     sides: tuple[Side, ...]
     best_single: Gain
     random: Gain
+    most: float  # value of the best model for each task type over the best single one: no routing by task gains more
 
 
 Truth = Mapping[str, tuple[float, float]]  # model -> quality and USD of a call
 
 
-def truths(prompts: Mapping[TaskType, Sequence[str]]) -> dict[TaskType, Truth]:
-    """What is true of the three simulated models on each task type, with these prompts."""
-    models = [model for model in SIMULATED_MODELS if isinstance(model, SimulatedModel)]
+def truths(
+    prompts: Mapping[TaskType, Sequence[str]], models: Sequence[AnyModel] = SIMULATED_MODELS
+) -> dict[TaskType, Truth]:
+    """What is true of simulated models on each task type, with these prompts; other models are left out."""
+    simulated = [model for model in models if isinstance(model, SimulatedModel)]
     found: dict[TaskType, Truth] = {}
     for task, texts in prompts.items():
         tokens = 1 + round(sum(map(len, texts)) / len(texts) / _CHARACTERS_A_TOKEN)
-        facts = {model: facts_of(model.profile or model.tier).on(task) for model in models}
+        facts = [(model, facts_of(model.profile or model.tier).on(task)) for model in simulated]
         found[task] = {
-            model.name: (fact.quality, call_cost(model.arm(), tokens, fact.output_tokens))
-            for model, fact in facts.items()
+            model.name: (model.quality.get(task, fact.quality), call_cost(model.arm(), tokens, fact.output_tokens))
+            for model, fact in facts
         }
     return found
 
@@ -73,13 +86,14 @@ def gains_of(rounds: Sequence[Round], truth: Mapping[TaskType, Truth], cost_weig
     if not calls or any(model not in truth[task] for _, task, model, _ in calls):
         return None
     names = list(next(iter(truth.values())))
-    sums = {name: [(0.0, 0.0)] * len(rounds) for name in (ROUTING, *names, CHANCE)}
+    sums = {name: [(0.0, 0.0)] * len(rounds) for name in (ROUTING, *names, CHANCE, CEILING)}
     counts = [0] * len(rounds)
     for n, task, model, count in calls:
         counts[n] += count
         known = truth[task]
         chance = tuple(sum(known[name][part] for name in names) / len(names) for part in (0, 1))
-        for name, (quality, usd) in {**known, ROUTING: known[model], CHANCE: chance}.items():
+        ceiling = max(known.values(), key=lambda found: found[0] - cost_weight * found[1])
+        for name, (quality, usd) in {**known, ROUTING: known[model], CHANCE: chance, CEILING: ceiling}.items():
             before = sums[name][n]
             sums[name][n] = (before[0] + count * quality, before[1] + count * usd)
     total = sum(counts)
@@ -98,11 +112,18 @@ def gains_of(rounds: Sequence[Round], truth: Mapping[TaskType, Truth], cost_weig
         value = sum(differences) / total
         half = _half_width(differences, counts, value)
         low, high = (None, None) if half is None else (value - half, value + half)
-        saved = 1 - sides[ROUTING].usd_per_1000 / sides[name].usd_per_1000
+        bill = sides[name].usd_per_1000
+        saved = 1 - sides[ROUTING].usd_per_1000 / bill if bill else None
         return Gain(against=name, value=value, low=low, high=high, saved=saved)
 
     best = max(names, key=lambda name: sides[name].value)
-    return Gains(cost_weight=cost_weight, sides=tuple(sides.values()), best_single=gain(best), random=gain(CHANCE))
+    return Gains(
+        cost_weight=cost_weight,
+        sides=tuple(sides.values()),
+        best_single=gain(best),
+        random=gain(CHANCE),
+        most=sides[CEILING].value - sides[best].value,
+    )
 
 
 def _half_width(sums: Sequence[float], counts: Sequence[int], mean: float) -> float | None:
@@ -126,6 +147,7 @@ def told(gains: Gains, late: Gains | None, *, drawn: bool) -> Iterator[str]:
     shown += [("second half", gain) for gain in (late.best_single, late.random)] if late is not None else []
     yield from table([("routing against", "in", "value", "95 % interval", "bill"), *(_row(*one) for one in shown)])
     yield "Which single model is best, nobody knew beforehand: routing had to find out meanwhile."
+    yield f"The best model for each task, known beforehand, is worth {gains.most:+.4f} over it: more was not to gain."
     if drawn:
         known = [(when, gain, gain.low, gain.high) for when, gain in shown]
         yield ""
@@ -138,5 +160,7 @@ def told(gains: Gains, late: Gains | None, *, drawn: bool) -> Iterator[str]:
 def _row(when: str, gain: Gain) -> tuple[str, ...]:
     name = gain.against if gain.against == CHANCE else f"{gain.against}, the best single model"
     interval = "too few rounds" if gain.low is None or gain.high is None else f"{gain.low:+.4f} to {gain.high:+.4f}"
-    bill = f"{gain.saved:.0%} less" if gain.saved >= 0 else f"{1 - gain.saved:.1f} times"
+    bill = "it is free"
+    if gain.saved is not None:
+        bill = f"{gain.saved:.0%} less" if gain.saved >= 0 else f"{1 - gain.saved:.1f} times"
     return name, when, f"{gain.value:+.4f}", interval, bill

@@ -41,6 +41,23 @@ class Posteriors(msgspec.Struct, frozen=True, kw_only=True):
     cells: tuple[Cell, ...]
 
 
+def known_best(tiers: Sequence[Sequence[Cell]]) -> tuple[Cell, ...]:
+    """Of the same cells in each prompt tier, a task type's in the tier that is known best: that of its prompts."""
+    chosen: dict[TaskType, tuple[float, list[Cell]]] = {}
+    for cells in tiers:
+        for task_type in dict.fromkeys(cell.task_type for cell in cells):
+            found = [cell for cell in cells if cell.task_type == task_type]
+            doubt = sum(_doubt(cell) for cell in found)
+            if task_type not in chosen or doubt < chosen[task_type][0]:
+                chosen[task_type] = doubt, found
+    return tuple(cell for _, found in chosen.values() for cell in found)
+
+
+def _doubt(cell: Cell) -> float:
+    low, high = cell.interval
+    return 1.0 if low is None or high is None else high - low
+
+
 def rows(table: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table, columns aligned; the first row is its head.
 

@@ -142,7 +142,8 @@ def prepare(model: AnyModel, body: bytes) -> Reply:
     fact = facts.on(task_type)
     draws = Draws.of(model.name, body)
     failing = asked.fail or (model.error if draws.fate < model.error_rate else None)
-    quality = draws.quality(fact.quality) if asked.quality is None else asked.quality
+    mean = model.quality.get(task_type, fact.quality)
+    quality = draws.quality(mean) if asked.quality is None else asked.quality
     if failing == "empty":
         quality, words = 0.0, Words(text="")
     else:

@@ -13,9 +13,10 @@ import pytest
 
 from bandit.vocabulary import TASK_TYPES
 from service.demo import prompts, run_demo
-from service.demo_gain import gains_of, told, truths
-from service.demo_service import COST_WEIGHT, answers, own_service
-from service.demo_table import Tally, course_table
+from service.demo_gain import CEILING, gains_of, told, truths
+from service.demo_service import answers, own_service, own_world
+from service.demo_table import Cell, Tally, course_table, known_best
+from service.settings import OpenAICompatibleModel, SimulatedModel
 
 TRUTH = truths(prompts())
 EVERYWHERE = {
@@ -32,6 +33,7 @@ def test_what_was_gained_is_what_the_facts_say():
     values = {side.name: side.value for side in gains.sides}
     assert values == pytest.approx({
         "routing": (2 * 0.5 + 6 * 0.78) / 8, "small": 0.5, "medium": 0.78, "large": 0.7, "random": 1.98 / 3,
+        CEILING: 0.78,
     })  # fmt: skip
     best = gains.best_single
     assert (best.against, best.value) == ("medium", pytest.approx(-0.07))
@@ -78,12 +80,46 @@ async def test_against_a_running_service_it_learns_and_tells_the_gain(service):
     assert "routing against" in "\n".join(said)
 
 
-async def test_its_own_service_learns_what_a_dollar_is_worth_and_leaves_nothing(tmp_path, monkeypatch):
+def test_what_was_to_gain_is_the_best_model_for_each_task():
+    truth = {"Rewrite": {"a": (0.9, 0.0), "b": (0.5, 0.0)}, "Other": {"a": (0.6, 0.0), "b": (0.8, 0.0)}}
+    rounds = [{"Rewrite": Tally(calls=Counter(b=1)), "Other": Tally(calls=Counter(a=1))} for _ in range(2)]
+    gains = gains_of(rounds, truth, 0.0)
+    assert gains.best_single.against == "a"
+    assert gains.most == pytest.approx(0.1)
+    assert gains.best_single.value == pytest.approx(-0.2)
+    said = "\n".join(told(gains, None, drawn=False))
+    assert "is worth +0.1000 over it" in said
+    assert gains.best_single.saved is None
+    assert "it is free" in said
+
+
+def test_a_models_own_quality_stands_before_the_tables_and_real_models_have_none():
+    model = SimulatedModel(name="m", tier="small", quality={"Rewrite": 0.25})
+    truth = truths({"Rewrite": ["a"], "Other": ["b"]}, (model, OpenAICompatibleModel(name="real")))
+    assert {task: list(known) for task, known in truth.items()} == {"Rewrite": ["m"], "Other": ["m"]}
+    assert truth["Rewrite"]["m"][0] == 0.25
+    assert truth["Other"]["m"] == TRUTH["Other"]["small"][:1] + truth["Other"]["m"][1:]
+
+
+def test_a_task_type_is_shown_in_the_tier_that_is_known_best():
+    def cells(low, high):
+        return [Cell(task_type="Rewrite", model="m", mean=0.5, interval=(low, high), n=1.0, p_best=1.0)]
+
+    assert known_best([cells(0.1, 0.9), cells(0.4, 0.6), cells(None, None)]) == tuple(cells(0.4, 0.6))
+
+
+async def test_in_its_own_world_it_beats_the_best_single_model(tmp_path, monkeypatch):
+    # In 40 simulated runs of the policy with as many thumbs the second half gained 0.031 to 0.100, in the mean 0.085
+    # with a standard deviation of 0.012: at 0 or less it fails less often than once in ten thousand runs.
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     async with own_service() as url:
         assert list(tmp_path.iterdir()) != []
-        summary = await run_demo(url, rounds=2, cost_weight=COST_WEIGHT, echo=[].append)
-    assert summary.gains.cost_weight == COST_WEIGHT
+        summary = await run_demo(url, rounds=20, world=own_world(), echo=[].append)
+    assert summary.gains.cost_weight == own_world().cost_weight
+    assert summary.gains.best_single.against == "generalist"
+    assert summary.gains_late.best_single.low > 0.0
+    assert summary.gains_late.random.low > 0.0
+    assert summary.gains.best_single.value < summary.gains.most
     assert summary.failed == 0
     assert summary.thumbs_up > summary.thumbs_down
     assert list(tmp_path.iterdir()) == []

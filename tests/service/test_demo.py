@@ -150,6 +150,21 @@ async def test_a_refused_key_is_said_at_once(status):
     assert len(armwise.chats) < PROMPTS
 
 
+async def test_of_models_that_do_not_tell_their_quality_no_gain_is_told():
+    class Real(SmallArmwise):
+        async def chat(self, request):
+            reply = json.loads((await super().chat(request)).body) if not (await request.json())["stream"] else {}
+            reply.pop("simulated", None)
+            reply |= {"id": "d", "model": "small"}
+            event = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n"
+            return web.json_response(reply) if reply.get("choices") else web.Response(text=event)
+
+    summary, said = await demo(Real(), rounds=1)
+    assert summary.gains is None
+    assert "only simulated models tell" in said
+    assert "best single model" not in said
+
+
 async def test_calls_that_fail_are_counted_and_the_others_go_on():
     armwise = SmallArmwise(fail_chat=[502] * 3, feedback_status=410)
     summary, said = await demo(armwise, rounds=1)

@@ -67,6 +67,16 @@ def test_it_serves_simulated_models_and_no_others():
         prepare(OpenAICompatibleModel(name="gpt"), body())
 
 
+async def test_its_own_quality_on_a_task_type_stands_before_the_tables():
+    model = msgspec.structs.replace(SMALL, quality={"Rewrite": 0.0, "Open QA": 1.0})
+    for task_type, quality in (("Rewrite", 0.0), ("Open QA", 1.0)):
+        for seed in range(20):
+            reply = await completed(model, seed=seed, simulate={"task_type": task_type})
+            assert reply.model_extra["simulated"]["quality"] == quality
+    found = [(await completed(model, seed=seed, simulate={"task_type": "Other"})).model_extra for seed in range(20)]
+    assert {one["simulated"]["quality"] for one in found} != {0.0, 1.0}
+
+
 async def test_a_plain_reply_is_a_chat_completion():
     reply = await completed(simulate={"quality": 1.0, "task_type": "Rewrite"})
     [choice] = reply.choices
