@@ -156,8 +156,9 @@ class Breakers:
             self._not_closed.discard(name)
             log.info("the breaker of %s closed", name)
         elif new.era != old.era:
-            self._not_closed.add(name)
-            self._metrics.breaker_opened(name)
+            if name not in self._not_closed:
+                self._not_closed.add(name)
+                self._metrics.breaker_opened(name)
             log.warning("the breaker of %s opened: %s; a trial in %.1f s", name, new.why, new.until - now)
 
 

@@ -55,6 +55,18 @@ RELIABILITY = board(
                 ("{{model}}: {{reason}}", rate("armwise_fallbacks_total", "model", "reason")),
             ),
             graph(
+                "Breakers", "2: open, the model gets no calls; 1: a trial may be made; 0: it serves.",
+                ("{{model}}", "max by (model) (armwise_breaker_state)"), unit="short", most=2,
+            ),
+            graph(
+                "Requests kept off by a breaker", "Others answered them without waiting for the failing model.",
+                ("{{model}}", rate("armwise_breaker_skipped_total", "model")),
+            ),
+            graph(
+                "Breakers that opened", "In the last hour, by model, in all processes.",
+                ("{{model}}", "sum by (model) (increase(armwise_breaker_opened_total[1h]))"), unit="short",
+            ),
+            graph(
                 "Call by model", "Median and 95 %, to the last byte.",
                 ("{{model}} p50", quantile(0.5, "armwise_upstream_seconds", "model")),
                 ("{{model}} p95", quantile(0.95, "armwise_upstream_seconds", "model")), unit="s", width=12,

@@ -10,6 +10,7 @@ COUNTED = 'armwise_overhead_seconds_count{instance="a"}'
 INFO = 'armwise_classifier_info{instance="a", classifier="embedded/1", state='
 STANDS_IN = 'armwise_classifier_fallbacks_total{instance="a", reason='
 CLASSIFIED = 'armwise_classifications_total{instance="a", classifier="embedded", task_type="Other"}'
+BREAKER = 'armwise_breaker_state{model="m", instance='
 CALLS = 'armwise_upstream_seconds_count{model="m"}'
 FAILED = 'armwise_upstream_errors_total{model="m", kind='
 CHANGED = 'armwise_drift_alarms_total{model="m", direction="down", stream="label"}'
@@ -157,14 +158,10 @@ CASES = (
         {STANDS_IN + '"deadline"}': "0+15x60", CLASSIFIED: "0+60x60"},
     ),
     Case("ArmwiseClassifierFallback", "it loads", False, {STANDS_IN + '"loading"}': "0+60x60", CLASSIFIED: "0+60x60"}),
-    Case("ArmwiseModelDown", "every call fails", True, {FAILED + '"timeout"}': "0+10x60", CALLS: "0+10x60"}),
-    Case("ArmwiseModelDown", "half of them fail", False, {FAILED + '"timeout"}': "0+5x60", CALLS: "0+10x60"}),
-    Case(
-        "ArmwiseModelDown",
-        "one call in five minutes",
-        False,
-        {FAILED + '"timeout"}': "0 0 0 0 1x40", CALLS: "0 0 0 0 1x40"},
-    ),
+    Case("ArmwiseBreakerOpen", "it is open in one process", True, {BREAKER + '"a"}': "0x60", BREAKER + '"b"}': "2x60"}),
+    Case("ArmwiseBreakerOpen", "it tries and tries", True, {BREAKER + '"a"}': "2 1 2 1 2 1 2 1 2"}, 8),
+    Case("ArmwiseBreakerOpen", "it came back", False, {BREAKER + '"a"}': "2 2 2 2 0x40"}),
+    Case("ArmwiseBreakerOpen", "for a moment now and then", False, {BREAKER + '"a"}': "2 2 0 2 2 0 2 2 0 2 2"}, 10),
     Case("ArmwiseModelFails", "half of them fail", True, {FAILED + '"timeout"}': "0+30x60", CALLS: "0+60x60"}),
     Case("ArmwiseModelFails", "clients go away", False, {FAILED + '"cancelled"}': "0+30x60", CALLS: "0+60x60"}),
     Case("ArmwiseModelFails", "a tenth fails", False, {FAILED + '"timeout"}': "0+6x60", CALLS: "0+60x60"}),
@@ -216,6 +213,18 @@ CASES = (
         "ArmwiseKillSwitch", "off for half an hour", False, {'armwise_controls{what="kill_switch"}': "0x90 1x130"}, 120
     ),
     Case("ArmwiseKillSwitch", "posteriors are held", False, {'armwise_controls{what="held"}': "9x130"}, 120),
+    Case(
+        "ArmwiseOutliers",
+        "three in a day, on two replicas",
+        True,
+        {
+            'armwise_outliers_found_total{instance="a"}': "0x600 2x840",
+            'armwise_outliers_found_total{instance="b"}': "0x900 1x540",
+        },
+        1440,
+    ),
+    Case("ArmwiseOutliers", "two", False, {'armwise_outliers_found_total{instance="a"}': "0x600 1x300 2x540"}, 1440),
+    Case("ArmwiseOutliers", "many, days ago", False, {'armwise_outliers_found_total{instance="a"}': "9x3000"}, 2900),
     Case(
         "ArmwiseFeedbackStopped", "it came, and stopped", True, {DECISIONS: "0+10x1500", RATED: "0+1x900 900x600"}, 1400
     ),
