@@ -202,12 +202,14 @@ def rebuild(config: Path | None) -> None:
     opinions = look(settings, raters.missing)
     kept_from = time.time() - 86_400.0 * settings.retention.decisions_days
     counted = look(settings, partial(traffic_log.missing, since=kept_from))
+    of_days = look(settings, traffic_log.missing_of_days)
 
     def correct(connection: "Connection") -> None:
         store.correct_cells(connection, wrong, time.time())
         calibrations.add(connection, pairs, time.time())
         raters.add(connection, opinions)
         traffic.add(connection, counted)
+        traffic.add_to_days(connection, of_days)
 
     with_database(config, correct)
     click.echo(f"Rebuilt. {len(wrong)} cells had differed from the rewards.")
@@ -217,6 +219,8 @@ def rebuild(config: Path | None) -> None:
         click.echo(f"{len(opinions)} sums of what users say had differed, too.")
     if counted:
         click.echo(f"{len(counted)} sums of an hour's traffic had differed, too.")
+    if of_days:
+        click.echo(f"{len(of_days)} sums of a day's traffic had differed from its hours', too.")
 
 
 @main.group()

@@ -7,14 +7,14 @@ from operator import itemgetter
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from bandit.vocabulary import PROMPT_TIERS
 from service import store
 from service.decide import Decision
 from service.tables import traffic
-from service.traffic import HOUR_S, NANO, hour_of
-from service.traffic_series import by_hour
+from service.traffic import DAY_H, HOUR_S, NANO, hour_of
+from service.traffic_series import counted
 
 _DAY_S = 86_400.0
 _FEW = 1_000  # decisions that are left out one by one
@@ -25,12 +25,17 @@ def statistics(connection: Connection, since: float, until: float) -> dict[str, 
 
     A decision counts for the model that answered it; cost and latency of a call count for the model that was called.
     """
-    within = (traffic.c.hour >= hour_of(since), traffic.c.hour <= hour_of(until))
-    hours, kept = by_hour(_TOTALS, within).c, traffic.c
-    rows = _sums(connection, select(), {"day": hours.hour // 24, "model": hours.arm}, {n: hours[n] for n in _TOTALS})
-    log, decided = select().where(*within), {"decisions": kept.decisions}
-    tasks = _sums(connection, log, {"model": kept.arm, "task_type": kept.task_type}, decided)
-    policies = _sums(connection, log, {"policy": kept.policy, "method": kept.method}, decided)
+    low, high = max(hour_of(since), 0), hour_of(until) + 1
+    hours = counted(("hour", "arm"), _TOTALS, low, high).c
+    rows = _sums(connection, {"day": hours.hour // DAY_H, "model": hours.arm}, {n: hours[n] for n in _TOTALS})
+    of_tasks = counted(("arm", "task_type"), ("decisions",), low, high).c
+    tasks = _sums(
+        connection, {"model": of_tasks.arm, "task_type": of_tasks.task_type}, {"decisions": of_tasks.decisions}
+    )
+    of_policies = counted(("policy", "method"), ("decisions",), low, high).c
+    policies = _sums(
+        connection, {"policy": of_policies.policy, "method": of_policies.method}, {"decisions": of_policies.decisions}
+    )
     calls, attempts = total(rows, "decisions"), total(rows, "calls")
     tiers: dict[str, int] = {tier: total(rows, tier) for tier in PROMPT_TIERS}
     return {
@@ -61,14 +66,11 @@ _TOTALS = (
 
 
 def _sums(
-    connection: Connection,
-    log: Select[Any],
-    by: Mapping[str, ColumnElement[Any]],
-    counts: Mapping[str, ColumnElement[int]],
+    connection: Connection, by: Mapping[str, ColumnElement[Any]], counts: Mapping[str, ColumnElement[int]]
 ) -> list[dict[str, Any]]:
     """The sums of some counts, one row for each combination of what they are told by, in its order."""
     groups = [column.label(f"by_{name}") for name, column in by.items()]
-    wanted = log.add_columns(*groups, *(store.total(column) for column in counts.values()))
+    wanted = select(*groups, *(store.total(column) for column in counts.values()))
     rows = connection.execute(wanted.group_by(*groups).order_by(*groups))
     return [dict(zip((*by, *counts), row, strict=True)) for row in rows]
 

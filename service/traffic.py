@@ -1,4 +1,4 @@
-"""What the log adds up to by hour: counted in the transaction of what is counted, and made again from the log.
+"""What the log adds up to by hour and day: counted in the transaction of what is counted, and made again from the log.
 
 Pages read these sums instead of a million decisions. `service.traffic_log` makes them again; amounts are whole numbers,
 rounded there in SQL as they are here, so that both give the same to the last unit.
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, and_, delete, func, select
 
 from service.calibrations import MACHINES, PEOPLES
 from service.store import Rateable, RowDict, decisions_to_rate, slices
@@ -22,12 +22,14 @@ from service.tables import (
     attempts,
     decisions,
     traffic,
+    traffic_days,
 )  # fmt: skip
 
 COUNTS = (*TRAFFIC_DECIDED, *TRAFFIC_CALLED, *TRAFFIC_RATED, *TRAFFIC_LATENCY)
 # Upper bounds of the classes of latency; the last one is 82 s, and beyond it is one class more.
 BOUNDS_S: tuple[float, ...] = tuple(0.01 * 2.0 ** (number / 2) for number in range(27))
 HOUR_S = 3600.0
+DAY_H = 24
 
 MICRO, NANO, MILLI = 1e6, 1e9, 1e3
 MOST = 1e6  # seconds or dollars of one call: a damaged row must not outgrow the sums
@@ -148,6 +150,24 @@ def _key_of(decision: Rateable, arm: str) -> Key:
 
 def add(connection: Connection, sums: Sums) -> None:
     """Add to the stored sums. Sums commute, and keys come in order, so any number of processes may do so at once."""
+    _add(connection, "traffic", sums)
+    add_to_days(connection, by_day(sums))
+
+
+def add_to_days(connection: Connection, sums: Sums) -> None:
+    """Add to the stored sums of days alone."""
+    _add(connection, "traffic_days", sums)
+
+
+def by_day(sums: Sums) -> Sums:
+    """Sums of hours as sums of days: a key's `hour` is then the day since 1970-01-01 UTC."""
+    days = Rollup()
+    for key, counts in sums.items():
+        days.add(key._replace(hour=key.hour // DAY_H), counts)
+    return days.sums
+
+
+def _add(connection: Connection, table: str, sums: Sums) -> None:
     found = {key: counts for key, counts in sums.items() if any(counts.values())}
     if not found:
         return
@@ -155,16 +175,16 @@ def add(connection: Connection, sums: Sums) -> None:
     names = TRAFFIC_DECIDED if decided_only else COUNTS
     rows = [(*key, *(found[key].get(name, 0) for name in names)) for key in sorted(found)]
     # As the driver takes it: a decision's commit waits for this, and SQLAlchemy's part costs twice the statement's.
-    connection.exec_driver_sql(_add_or_insert(connection.dialect.name, names), rows)
+    connection.exec_driver_sql(_add_or_insert(connection.dialect.name, table, names), rows)
 
 
 @lru_cache
-def _add_or_insert(dialect: str, names: tuple[str, ...]) -> str:
+def _add_or_insert(dialect: str, table: str, names: tuple[str, ...]) -> str:
     marks = [f"${number}" if dialect == "postgresql" else "?" for number in range(1, len(TRAFFIC_KEY) + len(names) + 1)]
-    columns, key = ", ".join((*TRAFFIC_KEY, *names)), ", ".join(TRAFFIC_KEY)
-    sums = ", ".join(f"{name} = traffic.{name} + excluded.{name}" for name in names)
-    values = f"VALUES ({', '.join(marks)}) ON CONFLICT ({key}) DO UPDATE SET {sums}"
-    return f"INSERT INTO traffic ({columns}) {values}"
+    key = TRAFFIC_KEY if table == "traffic" else ("day", *TRAFFIC_KEY[1:])
+    sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in names)
+    values = f"VALUES ({', '.join(marks)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
+    return f"INSERT INTO {table} ({', '.join((*key, *names))}) {values}"
 
 
 # What is stored already is not counted again
@@ -194,9 +214,20 @@ def new_attempts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> l
 def prune(connection: Connection, before: float) -> int:
     """Drop the sums of the oldest hour that ended before a time; returns how many rows. Call it until there are none.
 
-    They go with their decisions, so that what is shown can always be looked up.
+    They go with their decisions, so that what is shown can always be looked up, and are taken from the sums of their
+    day.
     """
     oldest = connection.scalar(select(func.min(traffic.c.hour)))
     if oldest is None or oldest >= hour_of(before):
         return 0
-    return connection.execute(delete(traffic).where(traffic.c.hour == oldest)).rowcount
+    dropped = (
+        delete(traffic).where(traffic.c.hour == oldest).returning(*(traffic.c[n] for n in (*TRAFFIC_KEY, *COUNTS)))
+    )
+    sums = {
+        Key(*row[:5]): {n: -count for n, count in zip(COUNTS, row[5:], strict=True)}
+        for row in connection.execute(dropped)
+    }
+    add_to_days(connection, by_day(sums))
+    days = traffic_days.c
+    connection.execute(delete(traffic_days).where(days.day <= oldest // DAY_H, and_(*(days[n] == 0 for n in COUNTS))))
+    return len(sums)

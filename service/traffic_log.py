@@ -31,8 +31,22 @@ from service.tables import (
     decisions,
     rewards,
     traffic,
+    traffic_days,
 )  # fmt: skip
-from service.traffic import BOUNDS_S, COUNTS, HOUR_S, MICRO, MILLI, MOST, NANO, Key, Rollup, Sums, hour_of
+from service.traffic import (
+    BOUNDS_S,
+    COUNTS,
+    HOUR_S,
+    MICRO,
+    MILLI,
+    MOST,
+    NANO,
+    Key,
+    Rollup,
+    Sums,
+    by_day,
+    hour_of,
+)  # fmt: skip
 
 _HOURS_AT_ONCE = 168  # compared with the log
 
@@ -122,6 +136,20 @@ def missing(connection: Connection, since: float) -> Sums:
             if any(counts.values()):
                 wrong[key] = {name: count for name, count in counts.items() if count}
     return wrong
+
+
+def missing_of_days(connection: Connection) -> Sums:
+    """What must be added to the stored sums of days to get those of their hours. Call it as `missing`."""
+    kept = connection.execute(select(*(traffic_days.c[name] for name in ("day", *TRAFFIC_KEY[1:], *COUNTS))))
+    wrong = Rollup()
+    for row in kept:
+        wrong.add(Key(*row[:5]), {name: -count for name, count in zip(COUNTS, row[5:], strict=True)})
+    hours = connection.execute(select(func.min(traffic.c.hour), func.max(traffic.c.hour))).one()
+    if hours[0] is not None:
+        for start in range(hours[0], hours[1] + 1, _HOURS_AT_ONCE):
+            for key, counts in by_day(stored(connection, start, start + _HOURS_AT_ONCE)).items():
+                wrong.add(key, counts)
+    return {key: counts for key, counts in wrong.sums.items() if any(counts.values())}
 
 
 def stored(connection: Connection, from_hour: int, to_hour: int) -> Sums:

@@ -1,13 +1,13 @@
 """Traffic over time, by model: what GET /v1/traffic answers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Subquery, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, select, union_all
 
 from service.store import total
-from service.tables import TRAFFIC_LATENCY, traffic
-from service.traffic import BOUNDS_S, HOUR_S, MICRO, NANO
+from service.tables import TRAFFIC_LATENCY, traffic, traffic_days
+from service.traffic import BOUNDS_S, DAY_H, HOUR_S, MICRO, NANO
 
 _SUMS = ("decisions", "failures", "fallbacks", "cost_nano", "ratings", "rating_micro", *TRAFFIC_LATENCY)
 _STEPS_AT_ONCE = 50  # on Postgres every row that is read is work for the event loop, which goes on between statements
@@ -20,21 +20,40 @@ def series(
     found: list[Row[Any]] = []
     for start in range(0, steps, _STEPS_AT_ONCE):
         low, high = first + start * step_h, first + min(start + _STEPS_AT_ONCE, steps) * step_h
-        within = [traffic.c.hour >= low, traffic.c.hour < high]
-        if task_type is not None:
-            within.append(traffic.c.task_type == task_type)
-        hours = by_hour(_SUMS, within)
+        hours = counted(("hour", "arm"), _SUMS, low, high, days=step_h % DAY_H == 0, task_type=task_type)
         step = ((hours.c.hour - first) // step_h).label("step")
         sums = (total(hours.c[name]) for name in _SUMS)
         found += connection.execute(select(step, hours.c.arm, *sums).group_by(step, hours.c.arm)).all()
     return found
 
 
-def by_hour(names: Iterable[str], within: Iterable[ColumnElement[bool]]) -> Subquery:
-    """Sums by hour and model. They come in the order in which they are stored; whole days would have to be sorted."""
-    columns = (traffic.c.hour, traffic.c.arm)
-    sums = (total(traffic.c[name]).label(name) for name in names)
-    return select(*columns, *sums).where(*within).group_by(*columns).subquery()
+def counted(
+    by: Sequence[str], names: Sequence[str], low: int, high: int, *, days: bool = True, task_type: str | None = None
+) -> Subquery:
+    """Sums of the hours from `low` to before `high`, by some of their key; they must be added up once more.
+
+    With `days`, whole days are read from the sums of days, and stand under their first hour. The sums of a part come in
+    the order in which they are stored; the whole would have to be sorted.
+    """
+    first, last = -(-low // DAY_H), high // DAY_H
+    hour, day = traffic.c.hour, traffic_days.c.day
+    if days and first < last:
+        edges = [(low, first * DAY_H), (last * DAY_H, high)]
+        parts = [(traffic_days.c, day * DAY_H, (day >= first, day < last))]
+    else:
+        edges, parts = [(low, high)], []
+    parts += [(traffic.c, hour, (hour >= start, hour < end)) for start, end in edges if start < end]
+
+    def sums(columns: Any, at: ColumnElement[int], within: tuple[ColumnElement[bool], ...]) -> Select[Any]:
+        key = {name: at if name == "hour" else columns[name] for name in by}
+        wanted = select(
+            *(column.label(name) for name, column in key.items()), *(total(columns[name]).label(name) for name in names)
+        )
+        if task_type is not None:
+            wanted = wanted.where(columns.task_type == task_type)
+        return wanted.where(*within).group_by(*key.values())
+
+    return union_all(*(sums(*part) for part in parts)).subquery()
 
 
 def points(rows: Sequence[Sequence[Any]], first: int, steps: int, step_h: int) -> list[dict[str, Any]]:

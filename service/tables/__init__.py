@@ -18,6 +18,7 @@ from service.tables.operating import (
     exchanges,
     keys,
     traffic,
+    traffic_days,
 )
 from service.tables.requests import attempts, beliefs, configs, decisions, prompts
 from service.tables.watching import alarms, canaries, canary_leases, watched, watches
@@ -52,6 +53,7 @@ __all__ = [
     "rewards",
     "seeds",
     "traffic",
+    "traffic_days",
     "watched",
     "watches",
 ]

@@ -35,6 +35,22 @@ traffic = Table(
     sqlite_with_rowid=False,
 )
 
+# The same by the day, added to in the same transactions: with many models an hour has nearly as many sums as decisions.
+traffic_days = Table(
+    "traffic_days",
+    metadata,
+    Column("day", Integer, primary_key=True),  # since 1970-01-01 UTC
+    Column("arm", String(128), primary_key=True),
+    Column("task_type", String(32), primary_key=True),
+    Column("policy", String(128), primary_key=True),
+    Column("method", String(32), primary_key=True),
+    *(
+        Column(name, BigInteger, nullable=False, server_default="0")
+        for name in (*TRAFFIC_DECIDED, *TRAFFIC_CALLED, *TRAFFIC_RATED, *TRAFFIC_LATENCY)
+    ),
+    sqlite_with_rowid=False,
+)
+
 # What was granted and spent, in billionths of a dollar; day 0: since the beginning.
 budgets = Table(
     "budgets",

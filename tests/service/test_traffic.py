@@ -3,12 +3,13 @@
 import asyncio
 import math
 from bisect import bisect_right
+from collections import Counter
 from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import OperationalError
 
 from service import store, traffic
@@ -17,8 +18,8 @@ from service.learn import Measurement
 from service.reports import page_start, statistics
 from service.settings import Database as DatabaseSettings
 from service.traffic import BOUNDS_S, HOUR_S, Key, Rollup, whole
-from service.traffic_log import folded, missing, stored
-from service.traffic_series import quantile
+from service.traffic_log import folded, missing, missing_of_days, stored
+from service.traffic_series import counted, points, quantile, series
 from service.writer import Writer
 
 NOON = 1_800_000_000.0
@@ -49,7 +50,8 @@ async def sums(database, hour=HOUR):
 
 
 async def differs(database):
-    return await database.read(missing, 0.0)
+    """What differs of hours from the log, and of days from their hours."""
+    return {**await database.read(missing, 0.0), **await database.read(missing_of_days)}
 
 
 async def test_a_request_and_its_feedback(database, writer, decision_row, attempt_row):
@@ -170,9 +172,10 @@ async def test_damaged_sums_are_made_again_and_what_is_counted_meanwhile_stays(d
     await asyncio.gather(*(writer.add_decision(decision_row(name)) for name in "abc"))
     await database.write(lambda c: c.execute(text("UPDATE traffic SET decisions = 50, calls = 7")))
     await database.write(lambda c: traffic.add(c, {Key(HOUR, "gone", "Other", "p", "auto"): {"decisions": 4}}))
-    wrong = await differs(database)
+    wrong, of_days = await database.read(missing, 0.0), await database.read(missing_of_days)
     await writer.add_decision(decision_row("d"))
     await database.write(lambda connection: traffic.add(connection, wrong))
+    await database.write(lambda connection: traffic.add_to_days(connection, of_days))
     assert {key.arm: counts.get("decisions", 0) for key, counts in (await sums(database)).items()} == {
         "small": 4,
         "gone": 0,
@@ -192,6 +195,97 @@ async def test_hours_go_with_their_decisions_and_half_an_hour_is_left_alone(data
     assert dropped == 2
     assert [counts["decisions"] for counts in (await sums(database)).values()] == [2]  # one of them is gone
     assert await database.read(missing, before) == {}
+    assert await database.read(missing_of_days) == {}
+
+
+async def test_a_day_goes_with_its_last_hour(database, writer, decision_row, attempt_row):
+    midnight = NOON // 86_400 * 86_400.0
+    times = {"early": midnight + 60.0, "late": midnight + 5 * HOUR_S, "next": midnight + 30 * HOUR_S}
+    await asyncio.gather(*(writer.add_decision(decision_row(name, created_at=at)) for name, at in times.items()))
+    await writer.add_later([attempt_row(name) for name in times], [rating("late", at=midnight + 6 * HOUR_S)])
+
+    async def days():
+        statement = text("SELECT day, decisions, ratings FROM traffic_days ORDER BY day")
+        return await database.read(lambda connection: [tuple(row) for row in connection.execute(statement)])
+
+    day = int(midnight // 86_400)
+    assert await days() == [(day, 2, 1), (day + 1, 1, 0)]
+    assert await database.write(partial(traffic.prune, before=times["late"])) == 1
+    assert await days() == [(day, 1, 1), (day + 1, 1, 0)]
+    assert await database.write(partial(traffic.prune, before=times["late"])) == 0
+    assert await database.write(partial(traffic.prune, before=times["next"])) == 1
+    assert await days() == [(day + 1, 1, 0)]
+    assert await database.read(missing_of_days) == {}
+
+
+async def test_damaged_days_are_made_again_from_their_hours(database, writer, decision_row):
+    await asyncio.gather(*(writer.add_decision(decision_row(name)) for name in "abc"))
+    await database.write(lambda c: c.execute(text("UPDATE traffic_days SET decisions = 50, calls = 7")))
+    gone = {Key(3, "gone", "Other", "p", "auto"): {"decisions": 4}}
+    await database.write(lambda connection: traffic.add_to_days(connection, gone))
+    wrong = await database.read(missing_of_days)
+    await writer.add_decision(decision_row("d"))
+    await database.write(lambda connection: traffic.add_to_days(connection, wrong))
+    assert await differs(database) == {}
+    assert (await database.read(statistics, 0.0, NOON * 2))["calls"] == 4
+
+
+def added_up(connection, by, low, high, **more):
+    """Decisions and ratings by a key, with days in place of hours."""
+    found = Counter()
+    for *key, decisions, ratings in connection.execute(
+        select(counted(by, ("decisions", "ratings"), low, high, **more))
+    ):
+        of_day = tuple(part // 24 if isinstance(part, int) else part for part in key)
+        found["decisions", *of_day] += decisions
+        found["ratings", *of_day] += ratings
+    return found
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    hours=st.lists(st.tuples(st.integers(0, 100), st.sampled_from(["small", "large"])), max_size=12),
+    low=st.integers(0, 60),
+    length=st.integers(1, 60),
+)
+def test_whole_days_and_their_hours_add_up_to_the_same(database_url, hours, low, length):
+    """Whatever the period: sums of days and the hours at its edges say what hours alone say."""
+    migrate(database_url)
+    start = HOUR // 24 * 24
+    rollup, inside, by_day = Rollup(), 0, Counter()
+    for number, (hour, arm) in enumerate(hours):
+        counts = {"decisions": 1 + number, "ratings": number}
+        rollup.add(Key(start + hour, arm, ("Open QA", "Rewrite")[number % 2], "p", "auto"), counts)
+        inside += (low <= hour < low + length) * counts["decisions"]
+        by_day[hour // 24, arm] += counts["decisions"]
+
+    def work(connection):
+        for table in ("traffic", "traffic_days"):
+            connection.execute(text(f"DELETE FROM {table}"))  # noqa: S608 - our own tables
+        rollup.write(connection)
+
+    def look(connection):
+        period = (start + low, start + low + length)
+        for by in (("hour", "arm"), ("arm", "task_type"), ("policy", "method")):
+            for more in ({}, {"task_type": "Rewrite"}):
+                by_hours = added_up(connection, by, *period, days=False, **more)
+                assert added_up(connection, by, *period, **more) == by_hours
+            told = added_up(connection, by, *period)
+            assert sum(count for (name, *_), count in told.items() if name == "decisions") == inside
+        daily = points(series(connection, start, 5, 24), start, 5, 24)
+        assert by_day == {
+            (day, arm): told["decisions"] for day, point in enumerate(daily) for arm, told in point["models"].items()
+        }
+
+    async def run():
+        database = Database(database_url, 1)
+        try:
+            await database.write(work)
+            await database.read(look)
+        finally:
+            await database.close()
+
+    asyncio.run(run())
 
 
 async def test_statistics_count_decisions_once_however_many_attempts(database, writer, decision_row, attempt_row):
@@ -297,6 +391,7 @@ async def test_migrating_fills_it_from_what_is_stored(database_url, decision_row
     found = await opened.read(stored, HOUR, HOUR + 2)
     assert sum(counts["decisions"] for counts in found.values()) == 3
     assert await opened.read(missing, 0.0) == {}
+    assert await opened.read(missing_of_days) == {}
     await opened.close()
 
 
@@ -320,7 +415,7 @@ def test_the_log_adds_up_to_the_same_last_unit(
         database = Database(database_url, 1)
         made = Writer(database, PATIENT, nothing, window_s=1e9)
         try:
-            for table in ("traffic", "rewards", "attempts", "decisions"):
+            for table in ("traffic", "traffic_days", "rewards", "attempts", "decisions"):
                 statement = text(f"DELETE FROM {table}")  # noqa: S608 - our own tables
                 await database.write(lambda connection, said=statement: connection.execute(said) and None)
             await made.start()
