@@ -258,6 +258,7 @@ def pages(shape: Shape, asked: str) -> dict[str, str]:
         "heuristics": "/v1/heuristics",
         "controls": "/v1/controls",
         "budgets": "/v1/budgets",
+        "breakers": "/v1/breakers",
         "health": "/health",
     }
 

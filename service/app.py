@@ -24,6 +24,7 @@ from service.accounts import prune_accounts
 from service.alarms import restarts
 from service.api import (
     alarms,
+    breakers,
     budgets,
     chat,
     controls,
@@ -101,6 +102,7 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             controls.controls,
             controls.tell_control,
             budgets.budgets,
+            breakers.breakers,
             experiments.experiments,
             experiments.experiment,
             experiments.create_experiment,

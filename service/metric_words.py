@@ -8,7 +8,7 @@ from service.errors import FailureKind, UpstreamFailure
 ENDPOINTS = (
     "/v1/chat/completions", "/v1/models", "/v1/route", "/v1/posteriors", "/v1/heuristics", "/v1/decisions",
     "/v1/alarms", "/v1/controls", "/v1/events", "/v1/experiments", "/feedback", "/stats",
-    "/v1/budgets", "/health", "/ready", "/metrics", "/docs", "/dashboard", "/admin", "other",
+    "/v1/breakers", "/v1/budgets", "/health", "/ready", "/metrics", "/docs", "/dashboard", "/admin", "other",
 )  # fmt: skip
 
 _OURS: dict[type[Exception], str] = {

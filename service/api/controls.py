@@ -39,10 +39,7 @@ class ControlOperation(Operation):
 
 @get("/v1/controls", tags=["owner"], summary="What the owner switched")
 async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
-    """The kill switch, models out of service, what is held, and everything that was ever switched, newest first.
-
-    Breakers are those of the process that answers; the metric `armwise_breaker_state` tells of all its workers.
-    """
+    """The kill switch, models out of service, what is held, and everything that was ever switched, newest first."""
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     await parts.reload_controls()
@@ -52,7 +49,6 @@ async def controls(request: Request[Any, Any, Any]) -> dict[str, Any]:
         "off": in_force.off is not None,
         "disabled": sorted(in_force.disabled),
         "held": held_cells(in_force),
-        "breakers": parts.breakers.told(time.time()),
         "controls": [public(row) for row in reversed(rows)],
     }
 

@@ -61,7 +61,7 @@ async def get(http, path):
 
 async def breaker(http, model):
     """How the breaker of one model is told."""
-    told = await get(http, "/v1/controls")
+    told = await get(http, "/v1/breakers")
     return next(one for one in told["breakers"] if one["model"] == model)
 
 
@@ -329,6 +329,7 @@ async def test_an_admin_closes_it_on_every_replica_and_that_is_kept(run, provide
         newest = (await get(https[1], "/v1/controls"))["controls"][0]
         assert (newest["action"], newest["model"], newest["note"]) == ("close_breaker", "bad", "the key was renewed")
         await open_it(https[0], "bad")
+        await get(https[0], "/v1/controls")  # which reads all controls again
         assert await state(https[0], "bad") == "open", "an old control closes nothing that opens later"
         async with https[0].post("/v1/controls", json={"action": "close_breaker"}) as reply:
             assert reply.status == 422
