@@ -199,7 +199,7 @@ class Metrics(TracingMetrics, ProbeMetrics, BudgetMetrics, BreakerMetrics, Exper
             "armwise_storage_queue_length", "Writes that wait for a commit, all workers.", "livesum"
         )[()]
         self._controls = self.gauge(
-            "armwise_controls", "What the owner switched, by what: the kill switch, posteriors held.", "livemax", "what"
+            "armwise_controls", "What the owner switched: learning off, posteriors held, models out.", "livemax", "what"
         )
         self._degraded_now = self.gauge(
             "armwise_degraded", "1 while some worker cannot write to the database, else 0.", "livemax"
@@ -366,10 +366,11 @@ class Metrics(TracingMetrics, ProbeMetrics, BudgetMetrics, BreakerMetrics, Exper
         """Count a change that a webhook was told, or should have been; `outcome` is one of `WEBHOOK_OUTCOMES`."""
         self._webhooks[outcome].inc()
 
-    def controlled(self, *, off: bool, held: int) -> None:
-        """What the owner switched: the kill switch, and how many posteriors stay as they are."""
+    def controlled(self, *, off: bool, held: int, disabled: int) -> None:
+        """What the owner switched: the kill switch, how many posteriors stay as they are, models out of service."""
         self._controls["kill_switch"].set(int(off))
         self._controls["held"].set(held)
+        self._controls["disabled"].set(disabled)
 
     def committed(self, seconds: float) -> None:
         """How long one commit of the storage writer took."""

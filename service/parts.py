@@ -118,7 +118,7 @@ class Parts:
                     self.metrics.learner_error("controls")
         in_force = self.knowledge.controls
         self.breakers.obey(in_force.breakers_closed)
-        self.metrics.controlled(off=in_force.off is not None, held=len(in_force.since))
+        self.metrics.controlled(off=in_force.off is not None, held=len(in_force.since), disabled=len(in_force.disabled))
 
     async def reload_experiments(self) -> None:
         """Do as the experiments stand, here or on another replica.

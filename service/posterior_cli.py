@@ -1,4 +1,4 @@
-"""`armwise posterior`: what is believed, and holding, forgetting and rolling it back; the kill switch."""
+"""`armwise posterior`: what is believed, and holding, forgetting and rolling it back; switching it or a model off."""
 # ruff: noqa: PLC0415 - a command imports only what it runs
 
 import getpass
@@ -15,7 +15,7 @@ from service.options import config_option, echo_json, json_option
 if TYPE_CHECKING:
     from bandit.vocabulary import TaskType
     from service.control_actions import Asked
-    from service.controls import Control
+    from service.controls import Action, Control
     from service.setup import Setup
 
 _DAY_S = 86_400.0
@@ -29,7 +29,7 @@ note_option = click.option("--note", default="", help="Why; kept in the audit lo
 
 @click.group()
 def posterior() -> None:
-    """Look at what was learned, hold it as it is, forget it, roll it back, or switch learned decisions off."""
+    """Look at what was learned, hold it, forget it, roll it back; switch a model or learned decisions off."""
 
 
 @posterior.command("list")
@@ -60,13 +60,16 @@ def list_posteriors(
         for held in [controls.since.get((cell["task_type"], cell["model"]))]
     ]
     found = with_database(config, lambda connection: versions(connection, now - days * _DAY_S, limit, task_type))
+    out = sorted(controls.disabled)
     if as_json:
         off = {"at": controls.off.at, "who": controls.off.who} if controls.off is not None else None
-        echo_json({"cells": cells, "off": off, "versions": [dict(row) for row in found]})
+        echo_json({"cells": cells, "off": off, "disabled": out, "versions": [dict(row) for row in found]})
         return
     show(table([_row(cell, drawn=plots()) for cell in cells]))
     if controls.off is not None:
         click.echo(f"\nLearned decisions are switched off since {shown(controls.off.at)} by {controls.off.who}.")
+    if out:
+        click.echo(f"\nOut of service: {', '.join(out)}. `armwise posterior enable MODEL` brings one back.")
     click.echo("\nVersions, by when they were first decided on:")
     for row in found:
         click.echo(
@@ -90,34 +93,42 @@ def _row(cell: Mapping[str, Any], *, drawn: bool) -> tuple[str, ...]:
     return cell["task_type"], cell["model"], spread, number, *([bar] if drawn else []), held
 
 
-@posterior.command()
-@config_option
-@task_option
-@model_option
-@note_option
-def freeze(config: Path | None, task_type: "TaskType | None", model: str | None, note: str) -> None:
-    """Hold estimates as they are now. Feedback goes on being recorded."""
-    _do(config, task_type=task_type, model=model, note=note, action="freeze")
+def _of_cells(action: "Action", what: str) -> None:
+    """A command about posteriors: of all task types and models, of one, or of both."""
+
+    @posterior.command(action, help=what)
+    @config_option
+    @task_option
+    @model_option
+    @note_option
+    def command(config: Path | None, **said: Any) -> None:
+        _do(config, action=action, **said)
 
 
-@posterior.command()
-@config_option
-@task_option
-@model_option
-@note_option
-def unfreeze(config: Path | None, task_type: "TaskType | None", model: str | None, note: str) -> None:
-    """Decide on all that was learned again, also on what was recorded meanwhile."""
-    _do(config, task_type=task_type, model=model, note=note, action="unfreeze")
+def _of_model(name: str, action: "Action", what: str) -> None:
+    """A command about one model."""
+
+    @posterior.command(name, help=what)
+    @config_option
+    @click.argument("model")
+    @note_option
+    def command(config: Path | None, **said: Any) -> None:
+        _do(config, action=action, **said)
 
 
-@posterior.command()
-@config_option
-@task_option
-@model_option
-@note_option
-def reset(config: Path | None, task_type: "TaskType | None", model: str | None, note: str) -> None:
-    """Let what was learned until now count no more. The counts themselves are kept."""
-    _do(config, task_type=task_type, model=model, note=note, action="reset")
+def _of_everything(action: "Action", what: str) -> None:
+    """A command about all decisions."""
+
+    @posterior.command(action, help=what)
+    @config_option
+    @note_option
+    def command(config: Path | None, note: str) -> None:
+        _do(config, action=action, note=note)
+
+
+_of_cells("freeze", "Hold estimates as they are now. Feedback goes on being recorded.")
+_of_cells("unfreeze", "Decide on all that was learned again, also on what was recorded meanwhile.")
+_of_cells("reset", "Let what was learned until now count no more. The counts themselves are kept.")
 
 
 @posterior.command()
@@ -126,25 +137,16 @@ def reset(config: Path | None, task_type: "TaskType | None", model: str | None, 
 @task_option
 @model_option
 @note_option
-def rollback(config: Path | None, to: str, task_type: "TaskType | None", model: str | None, note: str) -> None:
+def rollback(config: Path | None, **said: Any) -> None:
     """Serve the estimates of an earlier time, and hold them until `unfreeze`."""
-    _do(config, task_type=task_type, model=model, note=note, action="rollback", to=to)
+    _do(config, action="rollback", **said)
 
 
-@posterior.command()
-@config_option
-@note_option
-def off(config: Path | None, note: str) -> None:
-    """Pull the kill switch: the safe policy decides. Feedback goes on being recorded."""
-    _do(config, note=note, action="off")
-
-
-@posterior.command()
-@config_option
-@note_option
-def on(config: Path | None, note: str) -> None:
-    """Let policies decide again."""
-    _do(config, note=note, action="on")
+_of_model("disable", "disable", "Take MODEL out of service. What was learned of it is kept.")
+_of_model("enable", "enable", "Let MODEL serve again.")
+_of_model("close-breaker", "close_breaker", "Try MODEL again at once, though its calls failed.")
+_of_everything("off", "Pull the kill switch: the safe policy decides. Feedback goes on being recorded.")
+_of_everything("on", "Let policies decide again.")
 
 
 def _setup(config: Path | None) -> "Setup":
@@ -188,15 +190,18 @@ def _told(row: "Control") -> str:
     """A control in words."""
     from service.controls import fold
 
-    if row.action in ("off", "on"):
-        return f"Learned decisions are switched {row.action}. Running services follow within a second."
     held = fold([row]).since
     what = f"{row.arm or 'all models'} on {row.task_type or 'all task types'}"
-    words = {
+    words: dict[Action, str] = {
         "freeze": f"{len(held)} posteriors are held as they are: {what}.",
         "unfreeze": f"What was learned decides again: {what}.",
         "reset": f"What was learned until now counts no more: {what}.",
         "rollback": f"{len(held)} posteriors are held as they were: {what}. Those without a decision then are not.",
+        "disable": f"{row.arm} is out of service.",
+        "enable": f"{row.arm} serves again, unless the settings say `enabled = false`.",
+        "close_breaker": f"{row.arm} is tried again.",
+        "off": "Learned decisions are switched off.",
+        "on": "Learned decisions are switched on.",
     }
     return f"{words[row.action]} Running services follow within a second."
 

@@ -20,6 +20,8 @@ async def get(http, path):
 async def test_nothing_is_sent_to_it_and_every_decision_says_why(http):
     await switch(http, action="disable", model="large", note="the provider is down")
     assert (await get(http, "/v1/controls"))["disabled"] == ["large"]
+    async with http.get("/metrics") as found:
+        assert 'armwise_controls{what="disabled"} 1.0' in await found.text()
     for policy in ("auto", "auto:random", "auto:static_tier", "auto:rules"):
         reply = await ask(http, model=policy)
         assert reply["routing"]["model"] != "large"

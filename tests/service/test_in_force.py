@@ -1,6 +1,8 @@
 """Controls: rows fold to what is in force, hold, forget and roll back; whatever is in them, decisions are taken."""
 
 import asyncio
+import getpass
+import json
 
 import msgspec
 import pytest
@@ -15,7 +17,7 @@ from bandit.vocabulary import PromptProfile
 from service.alarms import restart_hour
 from service.beliefs import encode_estimates
 from service.classifying import ByLength, Classified, Trace
-from service.cli import main
+from service.cli import main, with_database
 from service.control_actions import Asked, believed_now, check, counted_now, moment, store_control
 from service.controls import FORGET, Control, InForce, Saved, current, fold, list_controls, newer
 from service.database import Database, migrate
@@ -341,3 +343,30 @@ def test_the_command_freezes_lists_and_switches(tmp_path, monkeypatch):
     status, said = armwise("freeze", "--model", "smal")
     assert status == 1
     assert "did you mean `small`" in said
+
+
+def test_the_command_takes_models_out_of_service_and_back_and_says_who_and_why(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def armwise(*said):
+        done = CliRunner().invoke(main, ["posterior", *said])
+        return done.exit_code, done.output
+
+    assert armwise("disable", "large", "--note", "the provider is down")[1].startswith("large is out of service.")
+    assert "Out of service: large." in armwise("list", "--task", "Rewrite")[1]
+    assert json.loads(armwise("list", "--json")[1])["disabled"] == ["large"]
+    assert armwise("disable", "medium")[0] == 0
+    status, said = armwise("disable", "small")
+    assert (status, "last model in service" in said) == (1, True)
+    assert armwise("enable", "large")[0] == armwise("enable", "medium")[0] == 0
+    assert armwise("close-breaker", "large")[1].startswith("large is tried again.")
+    assert "Out of service" not in armwise("list", "--task", "Rewrite")[1]
+    status, said = armwise("enable", "larg")
+    assert (status, "did you mean `large`" in said) == (1, True)
+    assert armwise("disable")[0] == 2
+
+    rows = with_database(None, list_controls)
+    done = [(row.action, row.arm) for row in rows]
+    assert done == [("disable", "large"), ("disable", "medium"), ("enable", "large"), ("enable", "medium"),
+                    ("close_breaker", "large")]  # fmt: skip
+    assert (rows[0].note, rows[0].who) == ("the provider is down", getpass.getuser())
