@@ -32,7 +32,7 @@ _OURS, _SERVER = "armwise", "uvicorn"
 _FOLDER = Path(__file__).parent
 _SANE_ID = re.compile(rb"[!-~]{1,128}")
 _OUR_KEY = re.compile(r"\baw-[\w-]{8,}")
-_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), 127)}
+_CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), 127, 133, 8232, 8233)}
 _PROCESS = os.urandom(5).hex()
 _numbers = count(1)
 
