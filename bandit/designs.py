@@ -7,6 +7,10 @@ import msgspec
 
 Direction = Literal["up", "down"]  # which way is better
 
+LEAST_UNITS = 50  # measured ones per variant before there is an interval
+LARGEST_HORIZON = 1_000_000_000
+LARGEST_MARGIN = 1e12
+
 _SUM_TOLERANCE = 1e-6
 
 
@@ -56,7 +60,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     horizon: int = (
         5_000  # measured units per variant at which the experiment ends; intervals are sharpest at half of it
     )
-    least_units: int = 50  # measured ones per variant before there is an interval
+    least_units: int = LEAST_UNITS
     # By which the shares of units with feedback may differ, of the control's; None when no rating is compared.
     feedback_tolerance: float | None = 0.1
 
@@ -99,16 +103,20 @@ def _refusals_of_rules(design: Design) -> list[str]:
         for name, value in (("alpha", design.alpha), ("guardrail_alpha", design.guardrail_alpha))
         if not 0.0 < value <= 0.5
     ]
-    if not math.isfinite(design.primary.margin):
-        found.append(f"found margin {design.primary.margin} of {design.primary.name}, expected a number")
+    if not abs(design.primary.margin) <= LARGEST_MARGIN:
+        found.append(
+            f"found margin {design.primary.margin:g} of {design.primary.name}, expected a number from "
+            f"{-LARGEST_MARGIN:g} to {LARGEST_MARGIN:g}"
+        )
     if not 0.0 <= design.minimum_s <= design.maximum_s < math.inf:
         found.append(
             f"found minimum_s {design.minimum_s:g} and maximum_s {design.maximum_s:g}; "
             "expected 0 <= minimum_s <= maximum_s"
         )
-    if not 2 <= design.least_units <= design.horizon:
+    if not 2 <= design.least_units <= design.horizon <= LARGEST_HORIZON:
         found.append(
-            f"found least_units {design.least_units} and horizon {design.horizon}; expected 2 <= least_units <= horizon"
+            f"found least_units {design.least_units} and horizon {design.horizon}; expected 2 <= least_units <= "
+            f"horizon <= {LARGEST_HORIZON:,}"
         )
     if design.feedback_tolerance is not None and not 0.0 < design.feedback_tolerance < 1.0:
         found.append(f"found feedback_tolerance {design.feedback_tolerance:g}, expected between 0 and 1, or null")

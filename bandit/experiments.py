@@ -5,6 +5,7 @@ that passed. It does not depend on the order of the units nor on earlier looks, 
 together. What is shown is what decides: a verdict follows from the intervals that stand beside it.
 """
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -15,11 +16,10 @@ from bandit.designs import Design, Direction, Guardrail, Metric
 from bandit.ratios import Ratios, ratios
 from bandit.sequential import (
     bounds_of_mean,
-    half_width,
+    farthest,
     log_evidence,
+    log_ratio,
     log_sample_ratio,
-    narrowest,
-    p_value,
     tallied,
     weighted,
 )
@@ -47,7 +47,10 @@ Vector = NDArray[np.float64]
 Indices = NDArray[np.int64]
 
 SAMPLE_RATIO_ALARM = 1_000.0  # evidence from which on units were not assigned as planned
+DAYS_WEIGHT = 0.1  # of the evidence of single days in that of the assignment
 _URGENCY: tuple[Verdict, ...] = ("kill", "broken", "ship", "keep_going", "futile")
+_DAY_S = 86_400.0
+_MOST_DAYS = 1_000
 _LARGEST_LOG = 690.0  # evidence stays a number
 
 
@@ -81,6 +84,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     ignored: int  # numbers left out because they make no sense
     sides: tuple[Side, ...]  # in the order of the design
     sample_ratio_evidence: float  # e-value that units were not assigned by the planned shares; an alarm above 1,000
+    days_evidence: float  # the part of it that is about single days; 1 where days are not known
+    worst_day: int | None  # from 0, the one with the most evidence; None where days are not known
     comparisons: tuple[Comparison, ...]  # every variant but the control
     verdict: Verdict
     variant: str | None  # that the verdict is about; None: all
@@ -94,6 +99,15 @@ class _Outcomes(NamedTuple):
     measured: int
 
 
+class _Assigned(NamedTuple):
+    """What the numbers of units say of how they were assigned."""
+
+    evidence: float
+    days_evidence: float
+    worst_day: int | None
+    alarm: str | None  # why they were not assigned as planned; None: nothing says so
+
+
 class _Measured(NamedTuple):
     """What comparisons are made of."""
 
@@ -101,7 +115,7 @@ class _Measured(NamedTuple):
     primary: Ratios
     feedback: Ratios
     outcomes: list[list[_Outcomes]]  # by guardrail, then by variant
-    alarm: str | None  # why units were not assigned as planned
+    alarm: str | None  # as of `_Assigned`
 
 
 def report(design: Design, units: Units, elapsed_s: float) -> Report:
@@ -113,25 +127,26 @@ def report(design: Design, units: Units, elapsed_s: float) -> Report:
     seen = readable(design, units)
     wide = len(design.variants)
     sides = _sides(design, seen)
-    counts, shares = (np.array([getattr(each, name) for each in sides], float) for name in ("units", "share"))
-    evidence = _evidence(float(log_sample_ratio(counts, shares / shares.sum())))
+    assigned = _assigned(design, seen)
     answered = seen.units.gave_feedback.astype(np.float64)
     measured = _Measured(
         sides=sides,
         primary=_ratios(seen, design.primary.name, wide),
         feedback=ratios(seen.units.variant, answered, np.ones(len(answered)), None, wide),
         outcomes=[_outcomes(seen, each, wide) for each in design.guardrails],
-        alarm=_alarm(sides, evidence) if evidence > SAMPLE_RATIO_ALARM else None,
+        alarm=assigned.alarm,
     )
     control = tuple(design.variants).index(design.control)
     comparisons = [_compared(design, measured, (here, control), elapsed_s) for here in range(wide) if here != control]
     urgent = min(comparisons, key=lambda each: (_URGENCY.index(each.verdict), -_gain(design, each)))
     return Report(
         elapsed_s=elapsed_s,
-        units=int(counts.sum()),
+        units=len(seen.units.variant),
         ignored=seen.ignored,
         sides=sides,
-        sample_ratio_evidence=evidence,
+        sample_ratio_evidence=assigned.evidence,
+        days_evidence=assigned.days_evidence,
+        worst_day=assigned.worst_day,
         comparisons=tuple(comparisons),
         verdict=urgent.verdict,
         variant=None if measured.alarm else urgent.variant,
@@ -160,10 +175,43 @@ def _sides(design: Design, seen: Seen) -> tuple[Side, ...]:
     )
 
 
-def _alarm(sides: tuple[Side, ...], evidence: float) -> str:
-    told = ", ".join(f"{each.variant} has {each.units:,} ({each.share:.1%} planned)" for each in sides)
+def _assigned(design: Design, seen: Seen) -> _Assigned:
+    """Evidence against the shares over all units and, as a fault of some hours is lost among them, over single days.
+
+    Both are e-values, and so is their mean by weight: there is one alarm. A unit that came in after the last planned
+    day counts as of that day.
+    """
+    variant, wide = seen.units.variant, len(design.variants)
+    shares = np.array(list(design.variants.values()))
+    shares /= shares.sum()
+    counts = np.bincount(variant, minlength=wide)
+    overall = float(log_sample_ratio(counts.astype(np.float64), shares))
+    if seen.units.day is None or not len(variant):
+        evidence = _evidence(overall)
+        return _Assigned(evidence, 1.0, None, _alarm(design, "Units", counts, evidence))
+    planned = max(1, min(math.ceil(design.maximum_s / _DAY_S), _MOST_DAYS))
+    day = np.clip(seen.units.day, 0, planned - 1)
+    by_day = np.bincount(day * wide + variant, minlength=planned * wide).reshape(planned, wide)
+    each = log_sample_ratio(by_day.astype(np.float64), shares)
+    worst = int(each.argmax())
+    days = float(np.logaddexp.reduce(each)) - math.log(planned)
+    both = _evidence(float(np.logaddexp(overall + math.log1p(-DAYS_WEIGHT), days + math.log(DAYS_WEIGHT))))
+    if overall >= days:
+        alarm = _alarm(design, "Units", counts, both)
+    else:
+        alarm = _alarm(design, f"Units of day {worst + 1}", by_day[worst], both)
+    return _Assigned(both, _evidence(days), worst, alarm)
+
+
+def _alarm(design: Design, which: str, counts: Indices, evidence: float) -> str | None:
+    if evidence <= SAMPLE_RATIO_ALARM:
+        return None
+    told = ", ".join(
+        f"{name} has {number:,} ({share:.1%} planned)"
+        for (name, share), number in zip(design.variants.items(), counts.tolist(), strict=True)
+    )
     return (
-        f"Units were not assigned as planned: of {sum(each.units for each in sides):,} {told}; the evidence is "
+        f"{which} were not assigned as planned: of {int(counts.sum()):,} {told}; the evidence is "
         f"{evidence:,.0f} to 1, an alarm above {SAMPLE_RATIO_ALARM:,.0f}. Nothing can be compared until that is mended."
     )
 
@@ -210,16 +258,16 @@ def _difference(design: Design, found: Ratios, both: tuple[int, int], metric: Me
     variance = float(found.variance[here] / units + found.variance[there] / control_units) * n  # of one pair
     if variance <= 0.0:
         return known
-    value = float(found.value[here] - found.value[there])
-    rho2 = narrowest(design.horizon / 2.0, alpha) / variance
-    half = float(half_width(n * variance, n, rho2, alpha))
+    value, time = float(found.value[here] - found.value[there]), n / design.horizon
+    deviation = math.sqrt(design.horizon * variance) / n  # of the difference, for one of the sum at the horizon
+    half = float(farthest(time, alpha)) * deviation
     margin = metric.margin if metric.direction == "up" else -metric.margin
     return msgspec.structs.replace(
         known,
         value=value,
         low=value - half,
         high=value + half,
-        p=p_value(value - margin, n * variance, n, rho2),
+        p=float(np.exp(-np.clip(log_ratio((value - margin) / deviation, time, alpha), 0.0, _LARGEST_LOG))),
         explained=found.explained,
     )
 

@@ -1,6 +1,6 @@
 """Tests that may be looked at after every observation: their errors hold for all looks together, not for each.
 
-Three kinds. For means of anything: a confidence sequence, asymptotic, and the same test told as a p-value. For bounded
+Three kinds. For means of anything: confidence sequences, asymptotic, and the same test told as evidence. For bounded
 readings: bets, exact at every n, also when the mean moves or depends on what came before. For counts of an assignment
 with known shares: evidence that it was not kept. None of them depends on the order of what it is given.
 
@@ -19,6 +19,9 @@ Vector = NDArray[np.float64]
 
 BINS = 256  # that bounded readings are tallied in
 _STAKES = np.r_[0.9, 0.7, 0.5 ** np.arange(1.0, 11.0)]  # shares of what is owned that are bet, all at once
+_MIXTURE = ((0.85, 1.0, 0.2), (0.15, 3.0, 1.0))  # share, around which means, how widely; in the unit of `_mixed`
+_NEWTON_STEPS = 8
+_FARTHEST = 1e100  # its square is a number
 _EDGE = 1e-9  # means are looked for between this and 1 less this
 _CONCENTRATION = 1_000.0  # units that the guess of other shares counts like
 _SLIGHTLY = 0.013  # a slight change of a share, in its standard deviations of one unit
@@ -48,15 +51,64 @@ def half_width(variance: Vector | float, n: Vector | NDArray[np.int64] | float, 
     return np.asarray(np.sqrt(spread / rho2 * np.log(spread / alpha**2)) / n)
 
 
-def p_value(mean: float, variance: float, n: float, rho2: float) -> float:
-    """The largest alpha whose `half_width` still reaches from `mean` to 0, at most 1; never below 1e-300.
+def log_ratio(distance: Vector | float, time: Vector | float, alpha: float) -> Vector:
+    """Logarithm of the evidence that terms have another mean than 0, asymptotically: a mixture sequential test (mSPRT).
 
-    It is 1 over the likelihood ratio of the mixture sequential probability ratio test (mSPRT), for an effect that is
-    normal around 0. Source: Johari, Koomen, Pekelis and Walsh, "Always valid inference", 2022.
+    The likelihood of the terms' sum, averaged over means of either sign, over that of the mean 0. Most is bet on means
+    about as small as can be found by the planned end, the rest on ones about three times as large: those are found
+    early.
+
+    Args:
+        distance: of the sum from 0, in standard deviations of the sum at the planned end.
+        time: (broadcast) terms there are, as a share of those at the planned end; above 0.
+        alpha: that the bet is sharpest for, in (0, 1). The evidence is sound whatever it is compared with.
+
+    Source: Robbins, "Statistical methods related to the law of the iterated logarithm", 1970, and Johari, Koomen,
+    Pekelis and Walsh, "Always valid inference", 2022, for the test by any mixture; Waudby-Smith and others (above) for
+    why a normal limit is enough. The mixture is ours, chosen by simulation.
     """
-    spread = variance * rho2 + 1.0
-    log_ratio = (n * mean) ** 2 * rho2 / (2.0 * spread) - 0.5 * np.log(spread)
-    return float(np.exp(-np.clip(log_ratio, 0.0, 690.0)))
+    return _log_ratio(np.minimum(np.abs(distance), _FARTHEST), np.asarray(time, dtype=np.float64), alpha)[0]
+
+
+def farthest(time: Vector | float, alpha: float) -> Vector:
+    """The distance that the sum of terms with the mean 0 stays within at every time at once, with chance 1 - alpha.
+
+    It is where the evidence of `log_ratio` is 1/alpha; arguments and unit as there.
+    """
+    time = np.asarray(time, dtype=np.float64)
+    bounds = []
+    for share, centre, rho2 in _mixed(alpha):  # each part alone gets so far, on one side
+        spread = 1.0 + time * rho2
+        room = time * centre**2 + spread * (2.0 * np.log(2.0 / (alpha * share)) + np.log(spread))
+        bounds.append(room / (centre + np.sqrt(centre**2 + rho2 * room)))
+    distance = np.minimum.reduce(bounds)
+    for _ in range(_NEWTON_STEPS):  # from beyond, on a convex function: it never falls short
+        evidence, slope = _log_ratio(distance, time, alpha)
+        distance = distance - (evidence + np.log(alpha)) / slope
+    return np.asarray(distance)
+
+
+def _mixed(alpha: float) -> list[tuple[float, float, float]]:
+    """Of each part of the mixture: its share, and the centre and variance of the means, per standard deviation there.
+
+    The unit is the mean for which a straight boundary is nearest at the planned end: sqrt(2 log(2 / alpha)).
+    """
+    unit = float(np.sqrt(2.0 * np.log(2.0 / alpha)))
+    return [(share, around * unit, (widely * unit) ** 2) for share, around, widely in _MIXTURE]
+
+
+def _log_ratio(distance: Vector, time: Vector, alpha: float) -> tuple[Vector, Vector]:
+    """`log_ratio`, and how fast it rises with the distance."""
+    logs, slopes = [], []
+    for share, centre, rho2 in _mixed(alpha):
+        spread = 1.0 + time * rho2
+        pull = centre * distance / spread
+        even = np.logaddexp(pull, -pull) - np.log(2.0)  # either sign
+        exponent = (rho2 * distance * distance - time * centre**2) / (2.0 * spread)
+        logs.append(np.log(share) + exponent + even - 0.5 * np.log(spread))
+        slopes.append((rho2 * distance + centre * np.tanh(pull)) / spread)
+    total = np.logaddexp.reduce(logs)
+    return total, np.sum([np.exp(each - total) * slope for each, slope in zip(logs, slopes, strict=True)], axis=0)
 
 
 def tallied(values: Vector) -> Vector:
@@ -157,7 +209,7 @@ def log_sample_ratio(counts: Vector, shares: Vector) -> Vector:
     total = counts.sum(axis=-1)
     anything = (gammaln(guess + counts) - gammaln(guess)).sum(axis=-1) - counts @ np.log(shares)
     anything += gammaln(_CONCENTRATION) - gammaln(_CONCENTRATION + total)
-    off = np.minimum(_SLIGHTLY * np.sqrt(shares * (1.0 - shares)), shares / 2.0)
+    off = np.minimum(_SLIGHTLY * np.sqrt(shares * (1.0 - shares)), np.minimum(shares, 1.0 - shares) / 2.0)
     given = np.eye(len(shares)) - (1.0 - np.eye(len(shares))) * shares / (1.0 - shares)[:, None]  # by the others
     slight = np.vstack([shares + off[:, None] * given, shares - off[:, None] * given])
     slightly = np.logaddexp.reduce(counts @ np.log(slight / shares).T, axis=-1) - np.log(len(slight))

@@ -27,6 +27,7 @@ class Units(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     numerators: dict[str, Vector]  # (n,) by metric: sum over the unit's requests, such as of ratings
     denominators: dict[str, Vector]  # (n,) by metric: such as how many ratings; 0 where the unit was not measured
     covariate: Vector | None = None  # (n,), mean of what the variant could not change; NaN where unknown
+    day: Indices | None = None  # (n,), of the experiment, from 0, on which the unit came in; None: not known
 
 
 class Seen(NamedTuple):
@@ -63,8 +64,7 @@ def readable(design: Design, units: Units) -> Seen:
     columns: dict[str, NDArray[Any]] = {"requests": units.requests, "gave_feedback": units.gave_feedback}
     columns |= {f"numerators of {name}": each for name, each in units.numerators.items()}
     columns |= {f"denominators of {name}": units.denominators[name] for name in units.numerators}
-    if units.covariate is not None:
-        columns["covariate"] = units.covariate
+    columns |= {name: each for name, each in (("covariate", units.covariate), ("day", units.day)) if each is not None}
     for name, each in columns.items():
         if each.shape != (n,):
             raise ValueError(f"found {name} of shape {each.shape}, expected {(n,)}")
@@ -76,6 +76,7 @@ def readable(design: Design, units: Units) -> Seen:
         numerators={name: each[keep] for name, each in units.numerators.items()},
         denominators={name: units.denominators[name][keep] for name in units.numerators},
         covariate=None if units.covariate is None else units.covariate[keep],
+        day=None if units.day is None else units.day[keep],
     )
     usable = {name: sensible(each, kept.denominators[name]) for name, each in kept.numerators.items()}
     ignored = n - len(kept.variant) + sum(int((~each).sum()) for each in usable.values())

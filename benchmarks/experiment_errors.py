@@ -16,14 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from bandit.sequential import half_width, log_evidence, log_sample_ratio, narrowest, tallied, weighted
+from bandit.experiments import DAYS_WEIGHT, SAMPLE_RATIO_ALARM
+from bandit.sequential import farthest, log_evidence, log_sample_ratio, tallied, weighted
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 Random = np.random.Generator
 
 PAIRS, ALPHA, GUARDRAIL_ALPHA, LEAST = 5_000, 0.05, 0.01, 50
-ALARM = np.log(1_000.0)
+ALARM = np.log(SAMPLE_RATIO_ALARM / (1.0 - DAYS_WEIGHT))  # of all units together; single days can only add to it
 
 
 class Stream(NamedTuple):
@@ -86,7 +87,7 @@ def looks(stream: Stream, *, cuped: bool = False, horizon: int = PAIRS) -> Looks
             left = [e - 2.0 * theta * x + theta**2 * c for e, x, c in zip(left, (x1, x0), (c1, c0), strict=True)]
         n = 2.0 / (1.0 / n1 + 1.0 / n0)
         variance = n * (left[0] / (n1 - 1.0) / n1 + left[1] / (n0 - 1.0) / n0)
-        half = half_width(n * variance, n, narrowest(horizon / 2.0, ALPHA) / variance, ALPHA)
+        half = farthest(n / horizon, ALPHA) * np.sqrt(horizon * variance) / n
         unknown = (np.minimum(n1, n0) < LEAST) | ~(variance > 0.0)
     value[unknown] = half[unknown] = np.nan
     return Looks(value, half)

@@ -5,6 +5,7 @@ import getpass
 import os
 import re
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,13 @@ from service.terminal import show as show_lines
 from service.terminal import table
 
 if TYPE_CHECKING:
-    from service.experiments.lifecycle import Asked, Begun, Experiment, Step
+    from sqlalchemy import Connection
+
+    from service.experiments.lifecycle import Asked, Begun, Experiment, NextAction, Step
     from service.setup import Setup
 
-_DAY_S = 86_400.0
+_NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
+_TRIES = 4  # of a step that meets another process's
 
 note_option = click.option("--note", default="", help="Why; kept in the audit log.")
 json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
@@ -37,6 +41,7 @@ def experiment() -> None:
     "--variant", "variants", multiple=True, required=True, metavar="NAME=POLICY:SHARE",
     help="A side, such as control=thompson:0.5; at least two. The first is the control.",
 )  # fmt: skip
+@click.option("--control", default="", metavar="VARIANT", help="What the others are held against. Default: the first.")
 @click.option(
     "--unit", type=click.Choice(["user", "session", "key", "request"]), default="user", show_default=True,
     help="Who keeps to one side.",
@@ -45,25 +50,27 @@ def experiment() -> None:
 @click.option("--direction", type=click.Choice(["up", "down"]), default="up", show_default=True, help="Better is.")
 @click.option("--margin", type=float, default=0.0, show_default=True, help="A variant is better by more than this.")
 @click.option(
-    "--guardrail", "guardrails", multiple=True, metavar="METRIC:LIMIT[:up|down]",
-    help="What must not get worse by more than the limit, such as failure:0.01.",
+    "--guardrail", "guardrails", multiple=True, metavar="METRIC:LIMIT[:up|down][:largest=X][:usual=X]",
+    help="What must not get worse by more than the limit, such as failure:0.01. Where it is no share, say the largest "
+    "value that counts (1) and the usual one (0), such as cost_usd:0.001:largest=0.05:usual=0.004.",
 )  # fmt: skip
 @click.option("--minimum", callback=seconds, default="7d", show_default=True, help="It is not shipped before.")
 @click.option("--maximum", callback=seconds, default="28d", show_default=True, help="It is stopped then.")
 @click.option("--window", callback=seconds, default="3d", show_default=True, help="How long a unit's outcomes count.")
-@click.option("--horizon", type=click.IntRange(1), default=5_000, show_default=True, help="Units planned per variant.")
+@click.option("--late-after", type=float, default=10.0, show_default=True, help="Seconds; a slower reply is `late`.")
+@click.option("--horizon", type=int, default=5_000, show_default=True, help="Units planned per variant.")
 @click.option("--task", "tasks", multiple=True, type=click.Choice(TASK_TYPES), help="Only these task types.")
 @click.option("--tag", "tags", multiple=True, metavar="NAME=VALUE", help="Only requests with these tags.")
 @click.option(
     "--mode", type=click.Choice(["own", "shared", "frozen"]), default="own", show_default=True,
     help="Whose posteriors the sides decide on: their own, everybody's, or those of the start, held.",
 )  # fmt: skip
+@click.option("--salt", default="", help="Where units fall. Default: drawn.")
 @note_option
 def create_experiment(config: Path | None, name: str, **said: Any) -> None:
     """Make an experiment. Nobody is in it before it is started."""
     import msgspec
 
-    from service.cli import with_database
     from service.errors import Unprocessable
     from service.experiments.design import Design, check
     from service.experiments.lifecycle import create
@@ -74,7 +81,7 @@ def create_experiment(config: Path | None, name: str, **said: Any) -> None:
         raise Unprocessable(f"This is no experiment: {error}") from None
     setup = _setup(config)
     check(design, setup)
-    _tell(config, with_database(config, lambda connection: create(connection, design, _who(), time.time())), setup)
+    _tell(config, _written(config, lambda connection: create(connection, design, _who(), time.time())), setup)
 
 
 def _design(name: str, **said: Any) -> dict[str, Any]:
@@ -82,38 +89,51 @@ def _design(name: str, **said: Any) -> dict[str, Any]:
     return {
         "name": name,
         "variants": [_variant(one) for one in said["variants"]],
+        "control": said["control"],
         "unit": said["unit"],
         "primary": {"name": said["primary"], "direction": said["direction"], "margin": said["margin"]},
         "guardrails": [_guardrail(one) for one in said["guardrails"]],
         "minimum_s": said["minimum"],
         "maximum_s": said["maximum"],
         "window_s": said["window"],
+        "late_after_s": said["late_after"],
         "horizon": said["horizon"],
-        "population": {"task_types": list(said["tasks"]), "tags": dict(_tag(one) for one in said["tags"])},
+        "population": {"task_types": list(said["tasks"]), "tags": _tags(said["tags"])},
         "mode": said["mode"],
+        "salt": said["salt"],
         "note": said["note"],
     }
 
 
 def _variant(said: str) -> dict[str, Any]:
-    found = re.fullmatch(r"([^=]+)=(.+):([0-9.]+)", said)
+    found = re.fullmatch(rf"([^=]+)=(.+):({_NUMBER})", said)
     if not found:
         raise click.BadParameter(f"{said!r}: expected NAME=POLICY:SHARE, such as control=thompson:0.5.")
     return {"name": found[1], "policy": found[2], "share": float(found[3])}
 
 
 def _guardrail(said: str) -> dict[str, Any]:
-    found = re.fullmatch(r"([^:]+):([0-9.eE+-]+)(?::(up|down))?", said)
+    found = re.fullmatch(rf"([^:]+):({_NUMBER})((?::(?:up|down|largest={_NUMBER}|usual={_NUMBER}))*)", said)
     if not found:
-        raise click.BadParameter(f"{said!r}: expected METRIC:LIMIT[:up|down], such as failure:0.01.")
-    return {"metric": found[1], "limit": float(found[2]), "direction": found[3] or "down"}
+        raise click.BadParameter(
+            f"{said!r}: expected METRIC:LIMIT[:up|down][:largest=X][:usual=X], such as failure:0.01."
+        )
+    plan: dict[str, Any] = {"metric": found[1], "limit": float(found[2])}
+    for part in found[3].split(":")[1:]:
+        name, equals, value = part.partition("=")
+        plan |= {name: float(value)} if equals else {"direction": part}
+    return plan
 
 
-def _tag(said: str) -> tuple[str, str]:
-    name, equals, value = said.partition("=")
-    if not equals:
-        raise click.BadParameter(f"{said!r}: expected NAME=VALUE, such as team=search.")
-    return name, value
+def _tags(said: Sequence[str]) -> dict[str, str]:
+    tags: dict[str, str] = {}
+    for one in said:
+        name, equals, value = one.partition("=")
+        if not equals or not name:
+            raise click.BadParameter(f"{one!r}: expected NAME=VALUE, such as team=search.")
+        if tags.setdefault(name, value) != value:
+            raise click.BadParameter(f"{one!r}: expected one value of {name}; a request has no two.")
+    return tags
 
 
 @experiment.command("list")
@@ -154,38 +174,33 @@ def show(config: Path | None, name: str, as_json: bool) -> None:  # noqa: FBT001
         return
     design = one.design
     click.echo(f"{one.name} is {one.state}; by {design.unit}, posteriors {design.mode}, primary {design.primary.name}")
-    for side in design.variants:
-        control = "  (control)" if side.name == design.control_name else ""
-        click.echo(f"  {side.name:20} {side.policy:24} {side.share:g}{control}")
-    for step in steps:
-        click.echo(f"{shown(step.at)}  {step.action:8} by {step.who or 'nobody'}  {step.note}".rstrip())
+    sides = [
+        ("", side.name, side.policy, f"{side.share:g}", "(control)" if side.name == design.control_name else "")
+        for side in design.variants
+    ]
+    show_lines(table(sides))
+    show_lines(
+        table(
+            [(shown(step.at), step.action, f"by {step.who or 'nobody'}", " ".join(step.note.split())) for step in steps]
+        )
+    )
 
 
-@experiment.command()
-@config_option
-@click.argument("name")
-@note_option
-def start(config: Path | None, name: str, note: str) -> None:
-    """Let it run, for the first time or after a pause."""
-    _take(config, name, action="start", note=note)
+def _step_command(action: "NextAction", told: str) -> None:
+    """Add the command of a step that needs no more than a name."""
+
+    @experiment.command(action, help=told)
+    @config_option
+    @click.argument("name")
+    @note_option
+    def _(config: Path | None, name: str, note: str) -> None:
+        _take(config, name, action=action, note=note)
 
 
-@experiment.command()
-@config_option
-@click.argument("name")
-@note_option
-def pause(config: Path | None, name: str, note: str) -> None:
-    """Let the policy of the settings serve until it is started again."""
-    _take(config, name, action="pause", note=note)
-
-
-@experiment.command()
-@config_option
-@click.argument("name")
-@note_option
-def stop(config: Path | None, name: str, note: str) -> None:
-    """End it. The policy of the settings serves."""
-    _take(config, name, action="stop", note=note)
+_step_command("start", "Let it run, for the first time or after a pause.")
+_step_command("pause", "Let the policy of the settings serve until it is started again.")
+_step_command("stop", "End it. The policy of the settings serves.")
+_step_command("archive", "Put it away. What it shipped ends: set routing.policy before.")
 
 
 @experiment.command()
@@ -205,15 +220,6 @@ def decide(config: Path | None, name: str, *, ship: str, keep: bool, learning: s
     _take(config, name, action="decide", ship=ship, learning=learning, note=note)
 
 
-@experiment.command()
-@config_option
-@click.argument("name")
-@note_option
-def archive(config: Path | None, name: str, note: str) -> None:
-    """Put it away. What it shipped ends: set routing.policy before."""
-    _take(config, name, action="archive", note=note)
-
-
 def _take(config: Path | None, name: str, **said: Any) -> None:
     """One step, and what it did."""
     from service.cli import with_database
@@ -221,8 +227,24 @@ def _take(config: Path | None, name: str, **said: Any) -> None:
 
     setup, asked = _setup(config), Asked(**said)
     begun = _begun(config, named(with_database(config, current), name), asked, setup)
-    done = with_database(config, lambda connection: take(connection, name, asked, begun, _who(), time.time()))
+    done = _written(config, lambda connection: take(connection, name, asked, begun, _who(), time.time()))
     _tell(config, done, setup)
+
+
+def _written(config: Path | None, work: "Callable[[Connection], Step]") -> "Step":
+    """Write a step; once more, checked again, where another process took one at the same moment."""
+    from sqlalchemy.exc import DBAPIError
+
+    from service.cli import with_database
+    from service.database import is_conflict
+
+    for _ in range(_TRIES):
+        try:
+            return with_database(config, work)
+        except DBAPIError as error:
+            if not is_conflict(error):
+                raise
+    return with_database(config, work)
 
 
 def _begun(config: Path | None, one: "Experiment", asked: "Asked", setup: "Setup") -> "Begun":

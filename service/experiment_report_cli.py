@@ -23,17 +23,15 @@ if TYPE_CHECKING:
 def experiment_report(config: Path | None, name: str, *, as_json: bool) -> None:
     """Say what the experiment NAME shows: what to do, then the variants, the differences and how they went."""
     from service.experiments.reporting import answer, course, table
+    from service.terminal import show, width
 
     told = _told(config, name)
     if as_json:
         click.echo(json.dumps(answer(told), indent=2, ensure_ascii=False))
         return
-    for line in table(told):
-        click.echo(line)
+    show(table(told, width()))
     if lines := course(told.looks):
-        click.echo("\nThe interval at earlier looks:")
-        for line in lines:
-            click.echo(line)
+        show(["", "The interval at earlier looks:", *lines])
 
 
 def _told(config: Path | None, name: str) -> "Told":

@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
+from msgspec.structs import replace
 
 from bandit import experiments
+from bandit.designs import LARGEST_HORIZON, LEAST_UNITS
 from bandit.experiments import Guardrail, Metric
 from bandit.vocabulary import TaskType
 from service.errors import NotFound, Unprocessable
@@ -31,6 +33,9 @@ Name = Annotated[
         description="a name: a letter or digit, then at most 63 letters, digits or any of ._-",
     ),
 ]
+Note = Annotated[
+    str, Meta(max_length=1_000, pattern=r"^[^\x00]*\Z", description="at most 1,000 characters, none of them NUL")
+]  # Postgres stores no NUL
 VariantName = Annotated[
     str,
     Meta(
@@ -82,13 +87,14 @@ class Design(_Said, frozen=True, kw_only=True):
     guardrails: Annotated[tuple[Guardrail, ...], Meta(max_length=10)] = ()
     minimum_s: Annotated[float, Meta(ge=0.0)] = 7 * _DAY_S  # it is not shipped before
     maximum_s: Annotated[float, Meta(gt=0.0)] = 28 * _DAY_S  # it is stopped then
-    horizon: Annotated[int, Meta(ge=1)] = 5_000  # closed units per variant at which the interval is narrowest
+    # Closed units per variant at which it is to end; intervals are sharpest a little before.
+    horizon: Annotated[int, Meta(ge=LEAST_UNITS, le=LARGEST_HORIZON)] = 5_000
     window_s: Annotated[float, Meta(gt=0.0)] = 3 * _DAY_S  # outcomes count for so long after a unit's first request
     late_after_s: Annotated[float, Meta(gt=0.0)] = 10.0  # a reply that took longer counts as `late`
     population: Population = Population()
     mode: Mode = "own"  # whose posteriors the variants read and teach
     salt: Annotated[str, Meta(max_length=64)] = ""  # empty: drawn at random
-    note: Annotated[str, Meta(max_length=1_000)] = ""
+    note: Note = ""
 
     @property
     def control_name(self) -> str:
@@ -160,17 +166,19 @@ def check(design: Design, setup: Setup) -> None:
     """
     _variants(design, setup)
     known = (*(metric.name for metric in setup.settings.rewards.metrics), *MEASURED)
-    _metrics([design.primary.name, *(guardrail.metric for guardrail in design.guardrails)], known)
+    _measured([design.primary.name], known, "primary")
+    _measured([guardrail.metric for guardrail in design.guardrails], known, "guardrails")
     if design.maximum_s < design.minimum_s:
         raise Unprocessable(
             f"`maximum_s` is {design.maximum_s:g}, `minimum_s` {design.minimum_s:g}: expected an experiment that may "
             "last at least as long as it must.",
             param="maximum_s",
         )
-    try:
-        design.plan()
-    except ValueError as error:
-        raise Unprocessable(f"These numbers make no experiment: {error}", param="primary") from None
+    for param, part in (("primary", replace(design, guardrails=())), ("guardrails", design)):
+        try:
+            part.plan()
+        except ValueError as error:
+            raise Unprocessable(f"These numbers make no experiment: {error}.", param=param) from None
     kept_s = setup.settings.retention.decisions_days * _DAY_S
     if design.maximum_s + design.window_s > kept_s:
         raise Unprocessable(
@@ -198,11 +206,15 @@ def _variants(design: Design, setup: Setup) -> None:
                 param="variants",
                 code="policy_not_found",
             )
-        if round(BUCKETS * variant.share) < 1:
+    before = 0
+    for end, variant in design.places():
+        if end <= before:
             raise Unprocessable(
-                f"The variant `{variant.name}` has a share of {variant.share:g}; expected at least {1 / BUCKETS:g}.",
+                f"The variant `{variant.name}` has a share of {variant.share:g}; expected at least {1 / BUCKETS:g}, "
+                "in whole steps of as much.",
                 param="variants",
             )
+        before = end
     total = sum(variant.share for variant in design.variants)
     if total > 1.0 + 1e-9:
         raise Unprocessable(
@@ -210,10 +222,7 @@ def _variants(design: Design, setup: Setup) -> None:
         )
 
 
-def _metrics(names: Iterable[str], known: tuple[str, ...]) -> None:
+def _measured(names: Iterable[str], known: tuple[str, ...], param: str) -> None:
     for name in names:
         if name not in known:
-            raise Unprocessable(
-                f"`{name[:128]}` is not measured{suggestion(name, known)}.",
-                param="primary",
-            )
+            raise Unprocessable(f"`{name[:128]}` is not measured{suggestion(name, known)}.", param=param)

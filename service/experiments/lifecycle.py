@@ -8,15 +8,14 @@ the other's number, and its transaction is repeated on what the other left.
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import msgspec
-from msgspec import Meta
 from msgspec.structs import replace
 from sqlalchemy import Connection, func, insert, select
 
 from service.errors import Conflict, NotFound, Unprocessable
-from service.experiments.design import Design, namespace_of
+from service.experiments.design import Design, Note, namespace_of
 from service.experiments.seeds import plant
 from service.mistakes import suggestion
 from service.tables import experiment_steps
@@ -77,7 +76,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A step as it is asked for."""
 
     action: NextAction
-    note: Annotated[str, Meta(max_length=1_000)] = ""
+    note: Note = ""
     ship: str = ""  # with `decide`: a variant; empty: nothing changes
     learning: Learning | None = None  # with `decide`, of posteriors of its own; left out: merge
 
@@ -91,6 +90,8 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     started_at: float | None = None  # for the first time
     stopped_at: float | None = None
+    paused_at: float | None = None  # while it is paused
+    paused_s: float = 0.0  # seconds of the pauses that are over
     begun: Begun = Begun()
     decided: Decided | None = None
     decided_at: float | None = None
@@ -99,6 +100,13 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """Its name."""
         return self.design.name
+
+    def ran_s(self, now: float) -> float:
+        """Seconds that it ran, without its pauses; it ends when it is stopped."""
+        if self.started_at is None:
+            return 0.0
+        ends = [at for at in (self.paused_at, self.stopped_at, now) if at is not None]
+        return max(min(ends) - self.started_at - self.paused_s, 0.0)
 
     @property
     def standing(self) -> bool:
@@ -135,8 +143,11 @@ def _after(one: Experiment | None, step: Step) -> Experiment:
         return Experiment(design=made.design, salt=made.salt, created_at=step.at)
     if one is None:
         raise ValueError(f"no experiment {step.experiment} was created")
-    after = replace(one, state=STEPS[step.action][one.state])
+    paused_s = one.paused_s if one.paused_at is None else one.paused_s + max(step.at - one.paused_at, 0.0)
+    after = replace(one, state=STEPS[step.action][one.state], paused_at=None, paused_s=paused_s)
     match step.action:
+        case "pause":
+            return replace(after, paused_at=step.at)
         case "start" if one.started_at is None:
             return replace(after, started_at=step.at, begun=msgspec.json.decode(step.content, type=Begun))
         case "stop":
@@ -192,7 +203,8 @@ def create(connection: Connection, design: Design, who: str, at: float) -> Step:
     Raises:
         Conflict: there is one of that name, or was: what was measured is found by it.
     """
-    if design.name in current(connection):
+    used = select(func.count()).where(experiment_steps.c.experiment == design.name)
+    if connection.scalar(used):  # also by one that cannot be read
         raise Conflict(
             f"There is an experiment `{design.name}` already, and names are not used twice: choose another one.",
             param="name",

@@ -19,8 +19,11 @@ _PRIOR_LABELS = 5.0  # what is expected before any rating counts like so many
 _REFUSAL = '%"refusal":%'  # in the findings of the heuristics
 
 
-class Outcome(msgspec.Struct, frozen=True, array_like=True):
-    """What became of one unit in its time."""
+class Outcome(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What became of one unit in its time.
+
+    Holds no cycles, so the collector need not look: a report makes 100,000 of them.
+    """
 
     requests: int
     rated: int  # requests that a person rated

@@ -1,5 +1,6 @@
 """An experiment's report as people read it: the sentence, the numbers behind it, and its course over time."""
 
+import textwrap
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from service.experiments.lifecycle import Experiment, current, named, public
 from service.experiments.looks import Look, drawn, list_looks
 from service.experiments.measuring import counts
 from service.experiments.verdicts import report_on
+from service.terminal import table as aligned
 
 _DAY_S = 86_400.0
 _WORDS: dict[plan.Verdict, str] = {
@@ -45,7 +47,7 @@ async def tell(database: Database, name: str, now: float | None = None) -> Told:
     """The report on an experiment.
 
     Raises:
-        NotFound: there is none of that name, or it was not started.
+        NotFound: there is none of that name.
         StorageUnavailable: the database cannot be reached.
     """
     now = time.time() if now is None else now
@@ -86,14 +88,16 @@ def sentence(told: Told) -> str:
     """What follows, first; then why."""
     one, report = told.experiment, told.report
     stopped = next((look.stopped for look in reversed(told.looks) if look.stopped), "")
-    return " ".join(filter(None, [f"{_WORDS[report.verdict]} ({one.state}).", stopped, report.sentence]))
+    over = one.stopped_at is not None and report.verdict == "keep_going"
+    words = "Undecided" if over else _WORDS[report.verdict]
+    return " ".join(filter(None, [f"{words} ({one.state}).", stopped, report.sentence]))
 
 
-def table(told: Told) -> list[str]:
-    """A report in lines for a terminal: the sentence, the variants, the differences, the guardrails."""
+def table(told: Told, width: int | None = None) -> list[str]:
+    """A report in lines: the sentence, the variants, differences, guardrails. Sentences are broken at `width`."""
     one, report = told.experiment, told.report
     metrics = list(dict.fromkeys([one.design.primary.name, *(each.metric for each in one.design.guardrails)]))
-    lines = [sentence(told), ""]
+    lines = [*_broken(sentence(told), width), ""]
     head = ["variant", "policy", "units", "planned", "requests", "with feedback", *metrics]
     rows = [
         [
@@ -107,7 +111,7 @@ def table(told: Told) -> list[str]:
         ]
         for side in report.sides
     ]
-    lines += [*_aligned([head, *rows]), ""]
+    lines += [*aligned([head, *rows]), ""]
     head = ["against the control", "difference", "interval", "p", "verdict"]
     rows = []
     for each in report.comparisons:
@@ -123,18 +127,27 @@ def table(told: Told) -> list[str]:
             ]
             for guarded in each.guardrails
         ]  # fmt: skip
-    lines += [*_aligned([head, *rows]), ""]
-    days = report.elapsed_s / _DAY_S
-    lines.append(
-        f"{told.closed:,} units are closed, {told.still_open:,} are not yet; {days:.3g} days have passed. "
-        f"Evidence against the planned shares: {report.sample_ratio_evidence:.3g} (an alarm above 1,000)."
-    )
-    lines.append(f"Mode {one.design.mode}: {_MODES[one.design.mode]}.")
+    lines += [*aligned([head, *rows]), ""]
+    return lines + [line for remark in _remarks(told) for line in _broken(remark, width)]
+
+
+def _remarks(told: Told) -> list[str]:
+    """What is to be known beside the numbers, in sentences."""
+    report = told.report
+    days, evidence = report.elapsed_s / _DAY_S, report.sample_ratio_evidence
+    said = [
+        f"{told.closed:,} units are closed, {told.still_open:,} are not yet; it ran for {days:.3g} days.",
+        f"Evidence against the planned shares: {evidence:.3g} (an alarm above 1,000).",
+    ]
+    if report.worst_day is not None:
+        said[-1] += f" On single days: {report.days_evidence:.3g}, most of it on day {report.worst_day + 1}."
+    mode = told.experiment.design.mode
+    said.append(f"Mode {mode}: {_MODES[mode]}.")
     if report.ignored or told.damaged:
-        lines.append(f"Left out: {report.ignored:,} numbers that make no sense, {told.damaged:,} units unreadable.")
+        said.append(f"Left out: {report.ignored:,} numbers that make no sense, {told.damaged:,} units unreadable.")
     if told.holdout is not None:
-        lines.append(told.holdout.sentence)
-    return lines
+        said.append(told.holdout.sentence)
+    return said
 
 
 def course(looks: Sequence[Look], most: int = 12) -> list[str]:
@@ -149,7 +162,7 @@ def course(looks: Sequence[Look], most: int = 12) -> list[str]:
              _interval(each.low, each.high)]
             for each in look.compared
         ]  # fmt: skip
-    return _aligned(rows) if len(rows) > 1 else []
+    return list(aligned(rows)) if len(rows) > 1 else []
 
 
 def _shown(value: float | None) -> str:
@@ -164,6 +177,5 @@ def _interval(low: float | None, high: float | None) -> str:
     return "-" if low is None or high is None else f"{low:+.4f} to {high:+.4f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+def _broken(said: str, width: int | None) -> list[str]:
+    return [said] if width is None else textwrap.wrap(said, width)

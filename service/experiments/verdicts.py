@@ -161,9 +161,8 @@ async def _written(database: Database, work: Callable[[Connection], T]) -> T:
 
 def _turns(one: Experiment, before: float, now: float) -> bool:
     """Whether time alone may have changed the verdict since the last look."""
-    started_at = one.started_at or now
-    turns = [started_at + one.design.minimum_s, started_at + one.design.maximum_s]
-    return one.standing and (any(before < turn <= now for turn in turns) or turns[1] <= now)
+    design, ran_s = one.design, one.ran_s(now)
+    return one.standing and (one.ran_s(before) < design.minimum_s <= ran_s or design.maximum_s <= ran_s)
 
 
 async def report_on(database: Database, one: Experiment, now: float) -> tuple[plan.Report, int]:
@@ -172,9 +171,8 @@ async def report_on(database: Database, one: Experiment, now: float) -> tuple[pl
     Raises:
         StorageUnavailable: the database cannot be reached.
     """
-    found = await closed_units(database, one.design)
-    ended = one.stopped_at or now
-    return plan.report(one.design.plan(), found.units, max(ended - (one.started_at or now), 0.0)), found.damaged
+    found = await closed_units(database, one)
+    return plan.report(one.design.plan(), found.units, one.ran_s(now)), found.damaged
 
 
 def reason_to_stop(report: plan.Report, one: Experiment) -> str:

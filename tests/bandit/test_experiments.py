@@ -4,6 +4,7 @@ Simulations have fixed seeds. Where a chance of failure is stated, it is that of
 """
 
 import json
+import math
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 
 from bandit.experiments import Design, Guardrail, Metric, Report, Units, report
 from bandit.ratios import ratios
-from bandit.sequential import half_width, narrowest
+from bandit.sequential import farthest
 from benchmarks.experiment_errors import coins, first_found, guarded, looks, peeked, share_of, stops, users
 
 DAY = 86_400.0
@@ -61,9 +62,9 @@ def half(n, rate_new, rate_old, seed=3, failing=(0.0, 0.0)) -> Units:
 def test_the_interval_by_hand():
     seen = report(design(), half(1_000, 0.8, 0.7), 2 * DAY).comparisons[0].primary
     variance = (0.21 + 0.16) * 1_000 / 999
-    rho2 = narrowest(2_500.0, 0.05) / variance
     assert seen.value == pytest.approx(0.1)
-    assert seen.high - seen.value == pytest.approx(float(half_width(1_000 * variance, 1_000, rho2, 0.05)))
+    bound = float(farthest(1_000 / 5_000, 0.05))  # in standard deviations of the sum of 5,000 pairs
+    assert seen.high - seen.value == pytest.approx(bound * math.sqrt(5_000 * variance) / 1_000)
     assert (seen.units, seen.control_units, seen.explained) == (1_000, 1_000, 0.0)
 
 

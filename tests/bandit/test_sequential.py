@@ -16,11 +16,12 @@ from bandit.offline import confidence_sequence
 from bandit.sequential import (
     BINS,
     bounds_of_mean,
+    farthest,
     half_width,
     log_evidence,
+    log_ratio,
     log_sample_ratio,
     narrowest,
-    p_value,
     tallied,
     weighted,
 )
@@ -59,23 +60,83 @@ def test_narrowest_is_as_good_as_the_exact_optimum(alpha):
     assert best <= ours <= 1.001 * best
 
 
-@given(st.floats(-1.0, 1.0), st.floats(0.05, 2.0), st.integers(2, 50_000), st.floats(0.001, 0.4))
-def test_the_p_value_is_below_alpha_exactly_when_the_interval_excludes_0(mean, variance, n, alpha):
-    rho2 = narrowest(5_000.0, alpha) / variance
-    half = float(half_width(n * variance, n, rho2, alpha))
-    if abs(abs(mean) - half) > 1e-9:
-        assert (p_value(mean, n * variance, n, rho2) < alpha) == (abs(mean) > half)
+# --- The mixture of the experiments ---
+
+PARTS = [
+    (sign * around, widely, share / 2.0) for around, widely, share in ((1, 0.2, 0.85), (3, 1, 0.15)) for sign in (1, -1)
+]
 
 
-def test_the_p_value_is_1_over_the_likelihood_ratio_of_the_mixture():
-    n, v, tau, d = 800, 0.42, 0.02, 0.08
-    log_ratio = 0.5 * math.log(v / (v + n * tau**2)) + n**2 * tau**2 * d**2 / (2 * v * (v + n * tau**2))
-    assert p_value(d, n * v, n, tau**2 / v**2) == pytest.approx(math.exp(-log_ratio))
-    # The same by its definition: the likelihood of d, averaged over effects that are normal around 0, to that of none.
+def mixed(distance, time, alpha):
+    """The likelihood ratio by its definition: integrated over the means, each part on a grid of its own."""
+    unit, total = math.sqrt(2.0 * math.log(2.0 / alpha)), 0.0
+    for around, widely, share in PARTS:
+        means = unit * (around + widely * np.linspace(-9.0, 9.0, 8_001))
+        density = np.exp(-0.5 * ((means / unit - around) / widely) ** 2) / (widely * unit * math.sqrt(2.0 * math.pi))
+        total += share * float(np.trapezoid(np.exp(means * distance - means**2 * time / 2.0) * density, means))
+    return math.log(total)
+
+
+@given(st.floats(0.0, 6.0), st.floats(0.01, 2.0), st.sampled_from([0.05, 0.025, 0.001]))
+def test_the_evidence_is_the_likelihood_ratio_of_its_mixture(deviations, time, alpha):
+    distance = deviations * math.sqrt(time)
+    assert float(log_ratio(distance, time, alpha)) == pytest.approx(mixed(distance, time, alpha), rel=1e-6, abs=1e-6)
+    assert float(log_ratio(-distance, time, alpha)) == float(log_ratio(distance, time, alpha))
+
+
+@given(st.floats(1e-6, 1e4), st.floats(0.0005, 0.4))
+def test_the_farthest_distance_is_where_the_evidence_is_1_over_alpha(time, alpha):
+    bound = float(farthest(time, alpha))
+    assert float(log_ratio(bound, time, alpha)) == pytest.approx(-math.log(alpha), abs=1e-9)
+    assert (
+        float(log_ratio(0.999 * bound, time, alpha)) < -math.log(alpha) < float(log_ratio(1.001 * bound, time, alpha))
+    )
+
+
+@pytest.mark.parametrize(
+    ("time", "expected"), [(0.06, 3.583464), (0.3, 3.127981), (1.0, 2.818501), (3.0, 3.109847), (10.0, 3.838053)]
+)
+def test_the_farthest_distance_by_other_means(time, expected):
+    """The root of the mixture's definition, found by bisection; in standard deviations at that time."""
+    assert float(farthest(time, 0.05)) / math.sqrt(time) == pytest.approx(expected, abs=1e-5)
+    low, high = 0.0, 20.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if mixed(middle, time, 0.05) < math.log(20.0) else (low, middle)
+    assert low == pytest.approx(expected * math.sqrt(time), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("time", "least", "most"), [(0.01, 0.9, 1.0), (0.06, 0.95, 1.0), (0.3, 1.0, 1.03), (0.5, 0.95, 1.0), (1.0, 0.9, 0.93)]
+)
+def test_it_is_hardly_wider_than_the_sequence_of_one_normal_and_narrower_at_the_planned_end(time, least, most):
+    n = 5_000.0
+    one_normal = float(half_width(time * n, time * n, narrowest(n / 2.0, 0.05), 0.05)) * time * n
+    assert least <= float(farthest(time, 0.05)) * math.sqrt(n) / one_normal <= most
+
+
+def test_evidence_of_the_mixture_is_1_in_the_mean_and_rarely_large():
+    """A fair bet on normal terms: 4,000 walks of 500 steps to twice the planned end; a chance of 1 in 1,000 each."""
+    steps = np.random.default_rng(13).standard_normal((4_000, 500)) * math.sqrt(2.0 / 500)
+    logs = log_ratio(np.cumsum(steps, axis=1), np.arange(1, 501) * 2.0 / 500, 0.05)
+    early = np.exp(logs[:, 10])
+    assert abs(early.mean() - 1.0) < 3.3 * early.std() / math.sqrt(4_000)
+    assert (logs.max(axis=1) >= math.log(20.0)).mean() < 0.05
+
+
+def test_huge_and_tiny_distances_give_numbers():
+    assert np.isfinite(log_ratio(np.array([0.0, 1e-300, 1e300, -1e300]), 1.0, 0.05)).all()
+    assert np.isfinite(farthest(np.array([5e-8, 1e-300, 1e12]), 0.05)).all()
+
+
+def test_a_mixture_of_one_normal_is_the_sequence_by_its_definition():
+    """`half_width`: the likelihood of d averaged over effects that are normal around 0 is 1/alpha at its end."""
+    n, v, tau, alpha = 800, 0.42, 0.02, 0.05
+    d = float(half_width(n * v, n, tau**2 / v**2, alpha))
     effects = np.linspace(-0.3, 0.3, 20_001)
     likelihood = np.exp(n / v * (effects * d - effects**2 / 2.0))
     density = np.exp(-(effects**2) / (2 * tau**2)) / (tau * math.sqrt(2.0 * math.pi))
-    assert math.exp(log_ratio) == pytest.approx(float(np.trapezoid(likelihood * density, effects)), rel=1e-6)
+    assert float(np.trapezoid(likelihood * density, effects)) == pytest.approx(1.0 / alpha, rel=1e-6)
 
 
 def test_the_sequence_of_logged_decisions_is_the_same():
@@ -226,6 +287,14 @@ def test_evidence_of_the_sample_ratio_is_1_in_the_mean(units, already, share):
         for here in range(units + 1)
     ]  # fmt: skip
     assert sum(ways) == pytest.approx(math.exp(log_sample_ratio(start, np.array([share, 1.0 - share]))), rel=1e-9)
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-3, 0.01, 0.9999])
+def test_evidence_of_tiny_shares_is_a_number_and_still_fair(share):
+    shares = np.array([share, 1.0 - share])
+    each = np.exp(log_sample_ratio(np.array([[1.0, 0.0], [0.0, 1.0]]), shares))
+    assert each @ shares == pytest.approx(1.0)
+    assert float(log_sample_ratio(np.array([1_000.0, 1_000.0]), shares)) > ALARM
 
 
 def alarmed(share, runs, seed):

@@ -141,7 +141,7 @@ async def test_a_closed_unit_never_changes_and_is_counted_once(database, asked, 
     await database.write(lambda connection: connection.execute(delete(tables.decisions)))
     assert await close_due(database, one, START + 10 * OVER) == 0
     assert await outcome(database) == before
-    assert (await closed_units(database, one.design)).units.requests.tolist() == [1]
+    assert (await closed_units(database, one)).units.requests.tolist() == [1]
 
 
 async def test_units_close_in_the_order_in_which_they_came_in(database, asked):
@@ -155,8 +155,9 @@ async def test_units_close_in_the_order_in_which_they_came_in(database, asked):
     assert await close_due(database, one, START + OVER + 999) == 1_000
     assert await database.read(counts, "pair") == (1_000, 200)
     assert await close_due(database, one, START + OVER + 1_200) == 200
-    found = await closed_units(database, one.design)
-    assert found.units.variant.tolist() == [0 if number % 3 else 1 for number in range(1_200)]
+    found = await closed_units(database, one)
+    came = {unit: number for number, unit in enumerate(names)}
+    assert found.units.variant.tolist() == [0 if came[unit] % 3 else 1 for unit in sorted(names)]
     assert found.damaged == 0
 
 
@@ -166,7 +167,7 @@ async def test_a_unit_that_shares_its_moment_with_thousands_is_read_once(databas
     content = msgspec.json.encode(Outcome(1, 0, 1, 0, 0, 0, 0.0, None)).decode()
     rows = [{**row, "unit": f"u{number:05d}", "outcome": content} for number in range(10_001)]
     await database.write(lambda connection: connection.execute(insert(tables.exposures), rows))
-    assert len((await closed_units(database, one.design)).units.variant) == 10_001
+    assert len((await closed_units(database, one)).units.variant) == 10_001
 
 
 async def test_poisoned_numbers_leave_one_number_out_and_stop_nothing(database, asked, attempt_row):
