@@ -145,11 +145,34 @@ def is_local(host: str | None) -> bool:
 
 
 _NO_KEY_YET = (
-    "No API key was made yet, so only callers on the server's own machine are served. "
+    "No API key was made yet, so only callers on the server's own machine are served, at localhost or by its address. "
     "Make a key there with `armwise key create`."
 )
 
 
 def _came_through_others(headers: Mapping[str, str]) -> bool:
-    """Whether a call that seems to be from this machine was passed on by a proxy, or sent by a page of another site."""
-    return "x-forwarded-for" in headers or "forwarded" in headers or headers.get("sec-fetch-site") == "cross-site"
+    """Whether a call that seems to be from this machine was passed on by a proxy, or sent by a page of another site.
+
+    A site may point a name of its own at this machine, and is then no other site to the browser (DNS rebinding). So the
+    call must be for `localhost` or for an address, which no site can take.
+    """
+    host, origin = headers.get("host", ""), headers.get("origin")
+    return (
+        "x-forwarded-for" in headers
+        or "forwarded" in headers
+        or headers.get("sec-fetch-site") == "cross-site"
+        or not _is_nobodys_name(host)
+        or (origin is not None and origin.partition("://")[2] != host)
+    )
+
+
+def _is_nobodys_name(host: str) -> bool:
+    """Whether a Host header names no site: it is missing, `localhost`, or an IP address."""
+    name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    if name.lower() in ("", "localhost") or name.lower().endswith(".localhost"):
+        return True
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

@@ -140,13 +140,33 @@ def test_a_call_over_a_unix_socket_is_from_this_machine():
 
 
 @pytest.mark.parametrize(
-    "headers", [{"x-forwarded-for": "203.0.113.7"}, {"forwarded": "for=203.0.113.7"}, {"sec-fetch-site": "cross-site"}]
+    "headers",
+    [
+        {"x-forwarded-for": "203.0.113.7"},
+        {"forwarded": "for=203.0.113.7"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-origin", "host": "rebound.example:8402"},  # a name that a site points here
+        {"sec-fetch-site": "same-origin", "host": "rebound.example:8402", "origin": "http://rebound.example:8402"},
+        {"host": "127.0.0.1.rebound.example"},
+        {"host": "localhost.rebound.example:80"},
+        {"host": "localhost:8402", "origin": "https://elsewhere.example"},
+        {"host": "localhost:8402", "origin": "http://localhost:3000"},
+        {"host": "localhost:8402", "origin": "null"},
+    ],
 )
 def test_before_any_key_was_made_a_proxy_or_a_foreign_page_is_not_this_machine(headers):
     with pytest.raises(NotAllowed, match="armwise key create"):
         Keyring().allow(headers, Client("127.0.0.1"), "chat")
     keyed = headers | {"authorization": f"Bearer {SECRET}"}
     assert RING.allow(keyed, Client("127.0.0.1"), "chat") is KEY
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost:8402", "LOCALHOST", "app.localhost:1", "127.0.0.1:8402", "127.1.2.3", "[::1]:8402", "[::1]", ""]
+)
+def test_before_any_key_was_made_this_machine_is_called_by_its_address(host):
+    for headers in ({"host": host}, {"host": host, "origin": f"http://{host}", "sec-fetch-site": "same-origin"}):
+        assert Keyring().allow(headers, Client("127.0.0.1"), "admin") is LOCAL
 
 
 def test_a_replaced_keyring_forgets_a_revoked_key():
