@@ -7,9 +7,11 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, Subquery, select,
 
 from service.store import total
 from service.tables import TRAFFIC_LATENCY, traffic, traffic_days
-from service.traffic import BOUNDS_S, DAY_H, HOUR_S, MICRO, NANO
+from service.traffic import BOUNDS_S, DAY_H, HOUR_S, MICRO, MILLI, NANO
 
-_SUMS = ("decisions", "failures", "fallbacks", "cost_nano", "ratings", "rating_micro", *TRAFFIC_LATENCY)
+_SUMS = (
+    "decisions", "calls", "failures", "fallbacks", "cost_nano", "ratings", "rating_micro", "lag_ms", *TRAFFIC_LATENCY,
+)  # fmt: skip
 _STEPS_AT_ONCE = 50  # on Postgres every row that is read is work for the event loop, which goes on between statements
 
 
@@ -67,15 +69,26 @@ def points(rows: Sequence[Sequence[Any]], first: int, steps: int, step_h: int) -
     return found
 
 
+def whole(rows: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """All steps together, by model."""
+    sums: dict[str, list[int]] = {}
+    for _, model, *counts in sorted(rows, key=lambda row: row[1]):
+        before = sums.get(model)
+        sums[model] = counts if before is None else [a + b for a, b in zip(before, counts, strict=True)]
+    return {model: _told(dict(zip(_SUMS, found, strict=True))) for model, found in sums.items() if any(found)}
+
+
 def _told(sums: dict[str, int]) -> dict[str, Any]:
     classes = [sums[name] for name in TRAFFIC_LATENCY]
     return {
         "decisions": sums["decisions"],
+        "calls": sums["calls"],
         "failures": sums["failures"],
         "fallbacks": sums["fallbacks"],
         "cost_usd": sums["cost_nano"] / NANO,
         "ratings": sums["ratings"],
         "mean_rating": sums["rating_micro"] / MICRO / sums["ratings"] if sums["ratings"] > 0 else None,
+        "mean_lag_s": sums["lag_ms"] / MILLI / sums["ratings"] if sums["ratings"] > 0 else None,
         "p50_s": quantile(classes, 0.5),
         "p95_s": quantile(classes, 0.95),
     }
