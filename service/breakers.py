@@ -49,11 +49,10 @@ class Breakers:
         """Go by these settings from now on. A model whose settings changed begins with a closed breaker."""
         self._tolerance, models = setup.settings.breakers, setup.models
         now = self._clock()
-        for name in self._breakers.keys() | models.keys():
+        for name in (*self._breakers, *(models.keys() - self._breakers.keys())):
             if not self._tolerance.enabled or self._models.get(name) != models.get(name):
                 self._put(name, self._breakers.get(name, Breaker()).closed(now))
-        for name in self._breakers.keys() - models.keys():
-            del self._breakers[name]
+        self._breakers = {name: self._breakers[name] for name in models}
         self._metrics.breakers(models.keys() - self._models.keys())
         self._models = models
 
