@@ -136,7 +136,7 @@ def _remarks(told: Told) -> list[str]:
     report = told.report
     days, evidence = report.elapsed_s / _DAY_S, report.sample_ratio_evidence
     said = [
-        f"{told.closed:,} units are closed, {told.still_open:,} are not yet; it ran for {days:.3g} days.",
+        f"{told.closed:,} units are closed, {told.still_open:,} are not yet; it ran for {days:,.1f} days.",
         f"Evidence against the planned shares: {evidence:.3g} (an alarm above 1,000).",
     ]
     if report.worst_day is not None:

@@ -13,12 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bandit.experiments import Design, Guardrail, Metric, Report, Units, report
+from bandit.experiments import SAMPLE_RATIO_ALARM, Design, Guardrail, Metric, Report, Units, report
 from bandit.ratios import ratios
-from bandit.sequential import farthest
+from bandit.sequential import farthest, log_sample_ratio
 from benchmarks.experiment_errors import coins, first_found, guarded, looks, peeked, share_of, stops, users
 
 DAY = 86_400.0
+HALVES = np.array([0.5, 0.5])
 FAILURES = Guardrail(metric="failures", limit=0.01)
 
 
@@ -107,6 +108,19 @@ def test_a_covariate_that_explains_half_makes_the_interval_narrower_and_moves_no
         assert (both[1].high - both[1].low) / (both[0].high - both[0].low) == pytest.approx(0.5**0.5, abs=0.07)
         values.append(both[1].value)
     assert np.mean(values) == pytest.approx(0.02, abs=0.0025)  # standard error .0006: a chance of 1 in 10,000
+
+
+def test_with_one_rating_each_the_covariate_takes_off_what_a_regression_does():
+    """CUPED is then the coefficient of the variant beside the covariate, and the residuals are its variance."""
+    random = np.random.default_rng(15)
+    known, variant = random.standard_normal(500), random.integers(0, 2, 500)
+    s = 0.5 + 0.3 * known + 0.05 * variant + 0.2 * random.standard_normal(500)
+    columns = np.column_stack([np.ones(500), variant, known])
+    coefficients, (residue,), _, _ = np.linalg.lstsq(columns, s)
+    found = ratios(variant, s, np.ones(500), known, 2)
+    assert found.value[1] - found.value[0] == pytest.approx(coefficients[1])
+    sizes = np.bincount(variant)
+    assert (found.variance * (sizes - 1)).sum() == pytest.approx(residue)
 
 
 def test_an_unknown_covariate_is_one_of_nothing():
@@ -206,6 +220,64 @@ def test_units_that_were_not_assigned_as_planned_make_everything_doubtful():
     assert "of 7,500 old has 4,000 (50.0% planned), new has 3,500 (50.0% planned)" in found.sentence
 
 
+def by_day(counts, maximum_days=28):
+    """A report on so many units of both variants on each day, from the first on."""
+    day = np.concatenate([np.full(sum(of_day), number) for number, of_day in enumerate(counts)])
+    variant = np.concatenate([np.repeat([0, 1], of_day) for of_day in counts])
+    some = units(variant, np.arange(len(variant)) % 2)
+    plan = design(maximum_s=maximum_days * DAY)
+    return report(plan, msgspec.structs.replace(some, day=day), 2 * DAY), plan
+
+
+def test_one_day_on_which_units_were_not_assigned_as_planned_is_found_among_many():
+    counts = [(1_000, 1_000)] * 10
+    counts[4] = (1_000, 600)
+    found, _ = by_day(counts)
+    assert float(np.exp(log_sample_ratio(np.array([10_000.0, 9_600.0]), HALVES))) < 100.0  # lost in all together
+    assert (found.verdict, found.variant, found.worst_day) == ("broken", None, 4)
+    assert found.sample_ratio_evidence > SAMPLE_RATIO_ALARM
+    assert "Units of day 5 were not assigned as planned: of 1,600 old has 1,000 (50.0% planned), new has 600" in (
+        found.sentence
+    )
+    fine, _ = by_day([(1_000, 1_000)] * 10)
+    assert fine.sample_ratio_evidence < 1.0
+    assert fine.verdict != "broken"
+
+
+def test_evidence_of_days_by_hand():
+    """Of three planned days two had units; what came in after the last one counts as of that."""
+    counts = [(30, 50), (20, 25), (10, 10), (5, 5)]
+    found, plan = by_day(counts, maximum_days=3)
+    each = [np.exp(log_sample_ratio(np.array(of_day, float), HALVES)) for of_day in ((30, 50), (20, 25), (15, 15))]
+    overall = np.exp(log_sample_ratio(np.array([65.0, 90.0]), HALVES))
+    assert found.days_evidence == pytest.approx(np.mean(each))
+    assert found.sample_ratio_evidence == pytest.approx(0.9 * overall + 0.1 * np.mean(each))
+    assert found.worst_day == 0
+    alone = report(plan, units(np.repeat([0, 1], [65, 90]), np.arange(155) % 2), DAY)
+    assert (alone.sample_ratio_evidence, alone.days_evidence, alone.worst_day) == (pytest.approx(overall), 1.0, None)
+
+
+def test_days_raise_no_alarm_without_cause():
+    """20 days of 500 units each, looked at as each day ends: at most .1 % of 2,000 by Ville; 6 have 1 in 100."""
+    random = np.random.default_rng(27)
+    alarms = 0
+    for _ in range(2_000):
+        here = random.binomial(500, 0.5, 20)
+        counts = np.stack([here, 500 - here], axis=1).astype(float)
+        days = np.exp(log_sample_ratio(counts, HALVES))
+        overall = np.exp(log_sample_ratio(np.cumsum(counts, axis=0), HALVES))
+        alarms += (0.9 * overall + 0.1 * (np.cumsum(days) + np.arange(19, -1, -1)) / 20).max() > SAMPLE_RATIO_ALARM
+    assert alarms < 6
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-3, 0.9999])
+def test_tiny_shares_are_judged_like_others(share):
+    plan = design(variants={"old": 1.0 - share, "new": share}, guardrails=(FAILURES,))
+    found = report(plan, half(300, 0.8, 0.7), DAY)
+    assert found.verdict == "broken"
+    assert msgspec.json.decode(msgspec.json.encode(found), type=Report) == found
+
+
 @pytest.mark.parametrize(
     ("rate", "tolerance", "verdict"), [(0.4, 0.1, "broken"), (0.4, None, "ship"), (0.3, 0.1, "ship")]
 )
@@ -247,6 +319,7 @@ def any_units(draw):
         numerators={"quality": draw(column), "failures": draw(column)},
         denominators={"quality": draw(column), "failures": draw(column)},
         covariate=draw(st.none() | column),
+        day=draw(st.none() | arrays(np.int64, n, elements=st.integers(-5, 10**6))),
     )
 
 
@@ -256,7 +329,7 @@ plans = st.builds(
     least_units=st.just(2),
     primary=st.builds(
         lambda margin, way: Metric(name="quality", margin=margin, direction=way),
-        st.floats(-1, 1),
+        st.floats(-1, 1) | st.sampled_from([1e12, -1e12]),
         st.sampled_from(["up", "down"]),
     ),
 )
@@ -279,7 +352,7 @@ def test_poison_never_raises_nor_gives_nonsense(plan, some, elapsed_s):
 def test_the_order_of_units_does_not_matter(plan, some, random):
     order = list(range(len(some.variant)))
     random.shuffle(order)
-    fields = {name: getattr(some, name) for name in ("variant", "requests", "gave_feedback", "covariate")}
+    fields = {name: getattr(some, name) for name in ("variant", "requests", "gave_feedback", "covariate", "day")}
     other = Units(
         **{name: None if each is None else each[order] for name, each in fields.items()},
         numerators={name: each[order] for name, each in some.numerators.items()},
@@ -329,6 +402,8 @@ def test_columns_that_do_not_fit_are_an_error():
         ({"alpha": 0.0}, "found alpha 0, expected more than 0"),
         ({"guardrail_alpha": 0.6}, "found guardrail_alpha 0.6"),
         ({"primary": Metric(name="quality", margin=float("inf"))}, "found margin inf of quality"),
+        ({"primary": Metric(name="quality", margin=1e200)}, "found margin 1e+200 of quality"),
+        ({"horizon": 10**400}, "horizon <= 1,000,000,000"),
         ({"minimum_s": 3.0, "maximum_s": 2.0}, "found minimum_s 3 and maximum_s 2"),
         ({"least_units": 1}, "found least_units 1"),
         ({"horizon": 20}, "horizon 20"),
@@ -354,17 +429,28 @@ def test_a_design_is_stored_as_json():
 # --- A look at every unit ---
 
 
-@pytest.mark.parametrize("cuped", [False, True])
-def test_what_is_simulated_in_columns_is_what_the_report_says(cuped):
-    stream = users(np.random.default_rng(20), 0.02)
+@pytest.mark.parametrize(
+    ("made", "cuped"),
+    [
+        (lambda random: users(random, 0.02), False),
+        (lambda random: users(random, 0.02), True),
+        (lambda random: users(random, drift=0.2), True),
+        (lambda random: coins(random, 0.97), False),
+    ],
+    ids=["users", "users with covariate", "users of policies that learn", "ratings that are nearly all good"],
+)
+def test_what_is_simulated_in_columns_is_what_the_report_says(made, cuped):
+    """So the simulations below try the very code that serves: its interval, and whether that excludes 0."""
+    stream = made(np.random.default_rng(20))
     seen = looks(stream, cuped=cuped)
-    for n in (90, 150, 4_000, 10_000):
+    for n in (90, 101, 110, 123, 150, 300, 777, 1_500, 4_000, 7_001, 10_000):
         some = units(stream.here[:n], stream.s[:n], stream.m[:n], covariate=stream.covariate[:n] if cuped else None)
         found = report(design(), some, DAY).comparisons[0].primary
         if found.value is None:
             assert np.isnan(seen.half[n - 1])
         else:
             assert (found.value, found.high) == pytest.approx((seen.value[n - 1], seen.value[n - 1] + seen.half[n - 1]))
+            assert (found.p < 0.05) == (abs(seen.value[n - 1]) > seen.half[n - 1]) == (not found.low < 0.0 < found.high)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,8 @@ def test_the_farthest_distance_by_other_means(time, expected):
 
 
 @pytest.mark.parametrize(
-    ("time", "least", "most"), [(0.01, 0.9, 1.0), (0.06, 0.95, 1.0), (0.3, 1.0, 1.03), (0.5, 0.95, 1.0), (1.0, 0.9, 0.93)]
+    ("time", "least", "most"),
+    [(0.01, 0.9, 1.0), (0.06, 0.95, 1.0), (0.3, 1.0, 1.03), (0.5, 0.95, 1.0), (1.0, 0.9, 0.93)],
 )
 def test_it_is_hardly_wider_than_the_sequence_of_one_normal_and_narrower_at_the_planned_end(time, least, most):
     n = 5_000.0

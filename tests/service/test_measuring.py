@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from sqlalchemy import delete, insert, select, update
 
-from bandit.experiments import SAMPLE_RATIO_ALARM, Guardrail, Metric
+from bandit.experiments import SAMPLE_RATIO_ALARM, Guardrail, Metric, Units
+from bandit.experiments import report as judged
 from bandit.posteriors import MICRO, CellKey, Counts
 from service import store, tables
+from service.errors import Conflict
 from service.experiments.design import Design, Population, Variant
 from service.experiments.exposures import expose
 from service.experiments.holdout import headline, look_at_holdout
@@ -20,7 +22,7 @@ from service.experiments.lifecycle import Asked, Begun, create, current, list_st
 from service.experiments.looks import Compared, Look, claim, drawn, is_news, keep_look, last_looks, list_looks
 from service.experiments.measuring import STORED_AFTER_S, close_due, closed_units, counts
 from service.experiments.outcomes import Outcome
-from service.experiments.verdicts import look_at, look_at_all, report_on
+from service.experiments.verdicts import News, look_at, look_at_all, report_on
 from service.settings import Holdout, Settings
 
 START = 1_800_000_000.0
@@ -168,6 +170,77 @@ async def test_a_unit_that_shares_its_moment_with_thousands_is_read_once(databas
     rows = [{**row, "unit": f"u{number:05d}", "outcome": content} for number in range(10_001)]
     await database.write(lambda connection: connection.execute(insert(tables.exposures), rows))
     assert len((await closed_units(database, one)).units.variant) == 10_001
+
+
+async def test_units_read_together_say_what_they_say_one_by_one(database):
+    """Several pages with damage in them: the same report as from rows that are decoded each for itself."""
+    one = await started(database, guardrails=(Guardrail(metric="failure", limit=0.05),))
+    random = np.random.default_rng(3)
+    rows, read = [], []
+    for number in range(12_000):
+        asked_, rated_ = int(random.geometric(0.2)), int(random.random() < 0.6)
+        said = Outcome(
+            asked_, rated_, asked_, int(random.random() < 0.1), 0, 0, random.random(), random.random(),
+            {"quality": (random.random() * rated_, rated_)},
+        )  # fmt: skip
+        day, variant = number // 5_000, ("control", "treated")[int(random.integers(2))]
+        content = msgspec.json.encode(said).decode() if number % 1_000 else ("{", "[1]", "", "[\n]", "x,y")[number % 5]
+        rows.append({
+            "experiment": "pair", "unit": f"u{number:05d}", "variant": variant, "outcome": content,
+            "first_at": START + 86_400.0 * day + random.random() * 80_000.0,
+        })  # fmt: skip
+        if number % 1_000:
+            read.append((variant == "treated", said, day))
+    await database.write(lambda connection: connection.execute(insert(tables.exposures), rows))
+    expected = Units(
+        variant=np.array([each[0] for each in read], dtype=np.int64),
+        requests=np.array([each[1].requests for each in read]),
+        gave_feedback=np.array([each[1].rated > 0 for each in read]),
+        numerators={
+            "quality": np.array([each[1].ratings["quality"][0] for each in read]),
+            "failure": np.array([float(each[1].failed) for each in read]),
+        },
+        denominators={
+            "quality": np.array([float(each[1].ratings["quality"][1]) for each in read]),
+            "failure": np.array([float(each[1].ended) for each in read]),
+        },
+        covariate=np.array([each[1].expected for each in read]),
+        day=np.array([each[2] for each in read]),
+    )
+    found, damaged = await report_on(database, one, START + 10 * 86_400.0)
+    assert (damaged, found.units) == (12, 11_988)
+    by_hand = judged(one.design.plan(), expected, 10 * 86_400.0)
+    assert found == by_hand
+
+
+async def test_time_in_which_it_is_paused_does_not_count(database):
+    day = 86_400.0
+    one = await started(database, minimum_s=7 * day, maximum_s=28 * day)
+
+    async def step(action, at):
+        asked_ = Asked(action=action)
+        await database.write(lambda connection: take(connection, "pair", asked_, Begun(), "owner", at))
+        return (await database.read(current))["pair"]
+
+    one = await step("pause", START + day)
+    assert [one.ran_s(START + days * day) for days in (0.5, 1, 40)] == [0.5 * day, day, day]
+    assert await look_at(database, one, None, START + 60 * day) == (
+        News("pair", (await database.read(last_looks, ["pair"]))["pair"], changed=False), 0
+    )  # fmt: skip
+    one = await step("start", START + 50 * day)
+    assert one.ran_s(START + 52 * day) == 3 * day
+    one = await step("pause", START + 55 * day)
+    one = await step("stop", START + 70 * day)
+    assert one.ran_s(START + 90 * day) == 6 * day
+    assert (await report_on(database, one, START + 90 * day))[0].elapsed_s == 6 * day
+
+
+async def test_a_name_is_used_once_also_by_an_experiment_that_cannot_be_read(database):
+    await started(database)
+    broken = update(tables.experiment_steps).where(tables.experiment_steps.c.action == "create").values(content="{")
+    await database.write(lambda connection: connection.execute(broken))
+    with pytest.raises(Conflict, match="names are not used twice"):
+        await started(database)
 
 
 async def test_poisoned_numbers_leave_one_number_out_and_stop_nothing(database, asked, attempt_row):
