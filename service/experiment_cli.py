@@ -173,12 +173,12 @@ def show(config: Path | None, name: str, as_json: bool) -> None:  # noqa: FBT001
         _echo_json({**public(one), "log": [public_step(step) for step in steps]})
         return
     design = one.design
-    click.echo(f"{one.name} is {one.state}; by {design.unit}, posteriors {design.mode}, primary {design.primary.name}")
+    head = f"{one.name} is {one.state}; by {design.unit}, posteriors {design.mode}, primary {design.primary.name}"
     sides = [
         ("", side.name, side.policy, f"{side.share:g}", "(control)" if side.name == design.control_name else "")
         for side in design.variants
     ]
-    show_lines(table(sides))
+    show_lines([head, *table(sides)])
     show_lines(
         table(
             [(shown(step.at), step.action, f"by {step.who or 'nobody'}", " ".join(step.note.split())) for step in steps]

@@ -52,6 +52,11 @@ POLICIES = (
 )
 
 
+def shared(*shares):
+    """The variants of `PAIR` with other shares."""
+    return [{**side, "share": share} for side, share in zip(PAIR["variants"], shares, strict=True)]
+
+
 @pytest.fixture
 def service(run):
     """A service that learns of feedback alone: what replies are read as comes whenever it comes."""
@@ -293,10 +298,19 @@ async def test_every_step_is_checked_and_kept_with_who_took_it(run, database_url
         ({"variants": [{**side, "share": 0.6} for side in PAIR["variants"]]}, 422, "add up to 1.2"),
         ({"variants": [{**side, "policy": "always-smal"} for side in PAIR["variants"]]}, 404, "`always-small`"),
         ({"variants": [{**side, "share": 1e-5} for side in PAIR["variants"]]}, 422, "expected at least 0.0001"),
+        ({"variants": shared(0.49996, 0.00006)}, 422, "`treated` has a share of 6e-05; expected at least 0.0001"),
+        ({"horizon": 20}, 400, "Expected `int` >= 50 at `horizon`"),
+        ({"horizon": 10**30}, 400, "`horizon`"),
+        ({"primary": {"name": "quality", "margin": 1e200}}, 422, "found margin 1e+200"),
+        ({"guardrails": [{"metric": "failure", "limit": 2}]}, 422, "expected 0 < limit < largest"),
+        ({"guardrails": [{"metric": "failure", "limit": 0.1}] * 2}, 422, "two guardrails on one metric"),
+        ({"note": "a\0b"}, 400, "`note`"),
     ],
 )  # fmt: skip
 async def test_a_design_that_cannot_be_meant_is_refused_with_the_reason(http, change, status, said):
-    assert said in (await make(http, {**PAIR, **change}, status))["error"]["message"]
+    error = (await make(http, {**PAIR, **change}, status))["error"]
+    assert said in error["message"]
+    assert error["param"].partition("[")[0].partition(".")[0] in change
 
 
 async def betas(http, **params):

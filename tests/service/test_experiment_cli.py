@@ -49,6 +49,34 @@ def test_an_experiment_is_made_and_taken_to_its_end(armwise):
     assert [step["action"] for step in json.loads(armwise("show", "pooling", "--json"))["log"]][-1] == "archive"
 
 
+def test_all_of_a_design_can_be_said(armwise):
+    armwise(
+        "create", "whole", *SIDES, "--control", "pooled", "--late-after", "2.5", "--salt", "s", "--horizon", "800",
+        "--guardrail", "cost_usd:1e-3:largest=.05:usual=0.004", "--guardrail", "feedback:0.1:up",
+    )  # fmt: skip
+    (found,) = json.loads(armwise("list", "--json"))
+    assert (found["control"], found["late_after_s"], found["horizon"]) == ("pooled", 2.5, 800)
+    assert found["guardrails"] == [
+        {"metric": "cost_usd", "limit": 0.001, "direction": "down", "largest": 0.05, "usual": 0.004},
+        {"metric": "feedback", "limit": 0.1, "direction": "up", "largest": 1.0, "usual": 0.0},
+    ]
+
+
+def test_tables_are_cut_to_the_terminal_and_sentences_are_broken(armwise, monkeypatch, capsys):
+    armwise("create", "pooling", *SIDES, "--guardrail", "failure:0.01", "--note", "a reason " * 20)
+    armwise("start", "pooling")
+    commands = (("list",), ("show", "pooling"), ("report", "pooling"))
+    whole = [armwise(*command) for command in commands]
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "50")
+    for command, told in zip(commands, whole, strict=True):
+        main(["experiment", *command], standalone_mode=False)
+        narrow = capsys.readouterr().out
+        assert max(map(len, narrow.splitlines())) <= 50 < max(map(len, told.splitlines()))
+        assert "…" in narrow
+    assert "quality is known of 0 and 0 units; an interval needs 50 of each, not all alike." in " ".join(narrow.split())
+
+
 def test_a_frozen_experiment_starts_from_the_command_line(armwise):
     armwise("create", "still", *SIDES, "--mode", "frozen")
     assert "posteriors are frozen" in armwise("start", "still")
@@ -61,7 +89,17 @@ def test_a_frozen_experiment_starts_from_the_command_line(armwise):
         (("create", "x", "--variant", "a=thompson:0.5"), 1, "Expected `array` of length >= 2"),
         (("create", "x", *SIDES, "--primary", "qualty"), 1, "did you mean `quality`"),
         (("create", "x", *SIDES, "--guardrail", "failure"), 2, "expected METRIC:LIMIT"),
+        (("create", "x", "--variant", "a=thompson:1.2.3"), 2, "expected NAME=POLICY:SHARE"),
+        (("create", "x", *SIDES, "--guardrail", "failure:--1"), 2, "expected METRIC:LIMIT"),
+        (("create", "x", *SIDES, "--guardrail", "failure:0.1:most=2"), 2, "expected METRIC:LIMIT"),
+        (("create", "x", *SIDES, "--guardrail", "failure:0.1:largest=0.05"), 1, "expected 0 < limit < largest"),
+        (("create", "x", *SIDES, "--margin", "nan"), 1, "found margin nan of quality"),
+        (("create", "x", *SIDES, "--horizon", "20"), 1, "Expected `int` >= 50"),
+        (("create", "x", *SIDES, "--late-after", "-1"), 1, "Expected `float` > 0.0"),
+        (("create", "x", *SIDES, "--control", "poled"), 1, "did you mean `pooled`"),
         (("create", "x", *SIDES, "--tag", "team"), 2, "expected NAME=VALUE"),
+        (("create", "x", *SIDES, "--tag", "=search"), 2, "expected NAME=VALUE"),
+        (("create", "x", *SIDES, "--tag", "team=a", "--tag", "team=b"), 2, "expected one value of team"),
         (("create", "x", *SIDES, "--window", "soon"), 2, "is no time"),
         (("start", "nobody"), 1, "There is no experiment `nobody`"),
         (("decide", "x"), 2, "Say one of --ship VARIANT and --keep"),
