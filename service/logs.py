@@ -28,13 +28,15 @@ from service.settings import OpenAICompatibleModel, Settings
 ACCESS = "armwise.access"
 REQUEST_ID = b"x-request-id"
 
-_OURS, _SERVER = "armwise", "uvicorn"
+_OURS, _SERVER, _SENDER = "armwise", "uvicorn", "opentelemetry"
+_OTHERS = (_OURS, ACCESS, _SERVER, _SENDER)  # that may be named beside the modules
 _FOLDER = Path(__file__).parent
 _SANE_ID = re.compile(rb"[!-~]{1,128}")
 _OUR_KEY = re.compile(r"\baw-[\w-]{8,}")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), 127, 133, 8232, 8233)}
 _PROCESS = os.urandom(5).hex()
 _numbers = count(1)
+_access = logging.getLogger(ACCESS)
 
 
 class Handled:
@@ -67,9 +69,8 @@ def decided(decision_id: str) -> None:
 
 
 def access_line(request: Handled, method: str, path: str, status: int, seconds: float) -> None:
-    """Write a request's line, at debug: a request costs a tenth more with it."""
-    log = logging.getLogger(ACCESS)
-    if log.isEnabledFor(logging.DEBUG):
+    """Write a request's line, at debug: writing costs about as much as deciding."""
+    if _access.isEnabledFor(logging.DEBUG):
         fields = {
             "method": method,
             "path": path,
@@ -79,7 +80,7 @@ def access_line(request: Handled, method: str, path: str, status: int, seconds: 
             "model": request.model,
         }
         words = " ".join(f"{name}={fields[name]}" for name in ("decision_id", "model") if fields[name])
-        log.debug("%s %s %s %s ms %s", method, path, status, fields["ms"], words, extra={"fields": fields})
+        _access.debug("%s %s %s %s ms %s", method, path, status, fields["ms"], words, extra={"fields": fields})
 
 
 # Names and levels
@@ -104,9 +105,9 @@ def unknown_modules(levels: Mapping[str, str]) -> Iterator[str]:
         return
     files = {module_name(_OURS, str(file)): file for file in _FOLDER.rglob("*.py")}
     for name in levels:
-        if name not in {_OURS, ACCESS, _SERVER, *files}:
+        if name not in {*_OTHERS, *files}:
             writers = {module for module, file in files.items() if "getLogger(" in file.read_text(encoding="utf-8")}
-            hint = suggestion(name, sorted({_OURS, ACCESS, _SERVER, *writers}))
+            hint = suggestion(name, sorted({*_OTHERS, *writers}))
             yield f'`logging.levels."{name}"` is no module that writes lines{hint}'
 
 
@@ -116,7 +117,8 @@ class ByModule(logging.Filter):
     def __init__(self, level: str, levels: Mapping[str, str]) -> None:
         super().__init__()
         numbers = logging.getLevelNamesMapping()
-        self._levels = {name: numbers[word.upper()] for name, word in {_OURS: level, **levels}.items()}
+        words = {_OURS: level, _SENDER: "error", **levels}  # a collector that is away is told once, not at each try
+        self._levels = {name: numbers[word.upper()] for name, word in words.items()}
         self._found: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -267,7 +269,7 @@ def configure_logging(settings: Settings, environ: Mapping[str, str] = os.enviro
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
-    for family in (_OURS, ACCESS, _SERVER, "uvicorn.error"):
+    for family in (*_OTHERS, "uvicorn.error"):
         logging.getLogger(family).setLevel(chosen.lowest(family))
     threading.excepthook = _thread_failed
 

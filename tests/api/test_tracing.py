@@ -21,7 +21,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from service import tracing
-from service.configuration import describe, settings_from_toml
+from service.configuration import describe, difference, settings_from_toml
 from service.errors import ConfigurationError
 from service.logs import JsonLines, TextLines, secrets_of
 from service.settings import OpenAICompatibleModel, Settings, SimulatedModel, Tracing, TranslatedModel
@@ -231,7 +231,9 @@ async def test_a_client_that_goes_away_ends_the_spans(traced, stream):
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("on", [True, False])
-async def test_a_trace_goes_from_the_client_to_the_provider(run, traced, on, stream):
+@pytest.mark.parametrize("kind", [OpenAICompatibleModel, TranslatedModel])
+async def test_a_trace_goes_from_the_client_to_the_provider(run, traced, monkeypatch, kind, on, stream):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
     seen = []
 
     async def answer(request):
@@ -244,9 +246,7 @@ async def test_a_trace_goes_from_the_client_to_the_provider(run, traced, on, str
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
-    models = settings_from_toml(
-        f'[[models]]\nname = "there"\nprovider = "openai_compatible"\nbase_url = "{url}"', {}
-    ).models
+    models = (kind(name="there", model="openai/there", base_url=url),)
     service, kept = traced(models=models) if on else (run(models=models), None)
     headers = {"traceparent": TRACEPARENT, "tracestate": "vendor=value"}
     try:
@@ -265,10 +265,10 @@ async def test_a_trace_goes_from_the_client_to_the_provider(run, traced, on, str
         return
 
     async def both():
-        return [span for span in kept._kept.get_finished_spans() if span.name == "chat there"][1:]
+        return [span for span in kept._kept.get_finished_spans() if span.name == "chat openai/there"][1:]
 
     await until(both)
-    call, other = (span for span in kept._kept.get_finished_spans() if span.name == "chat there")
+    call, other = (span for span in kept._kept.get_finished_spans() if span.name == "chat openai/there")
     assert f"{call.context.trace_id:032x}" == TRACE
     assert first["traceparent"] == f"00-{TRACE}-{call.context.span_id:016x}-01"
     assert second["traceparent"][:-2] == f"00-{other.context.trace_id:032x}-{other.context.span_id:016x}-"
@@ -469,6 +469,11 @@ def test_without_the_extra_a_named_collector_is_a_clear_sentence():
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
     assert said.startswith("The environment variable OTEL_EXPORTER_OTLP_ENDPOINT is set, but opentelemetry.sdk is not")
     assert 'pip install "armwise[otel]"' in said
+
+
+def test_other_settings_of_traces_take_effect_after_a_restart():
+    (change,) = difference(Settings(), Settings(tracing=Tracing(sample=0.5)))
+    assert change == "`tracing.sample` 1.0 -> 0.5 (takes effect after a restart)."
 
 
 def test_check_says_where_spans_are_sent_and_shouts_about_prompts():

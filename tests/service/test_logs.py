@@ -166,6 +166,7 @@ def test_secrets_are_those_that_the_settings_name():
         ("armwise.access", "logs.py", logging.INFO),
         ("uvicorn.error", "elsewhere.py", logging.INFO),
         ("aiohttp.client", "elsewhere.py", logging.WARNING),
+        ("opentelemetry.sdk", "elsewhere.py", logging.ERROR),
     ],
 )
 def test_a_module_has_the_level_of_the_nearest_name_above_it(logger, path, level):
@@ -247,7 +248,7 @@ def test_a_thread_that_ends_by_a_fault_is_told_without_its_words(monkeypatch):
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(threading, "excepthook", threading.excepthook)
     monkeypatch.setattr(sys, "stderr", written)
-    before = {name: logging.getLogger(name).level for name in ("armwise", "armwise.access", "uvicorn", "uvicorn.error")}
+    before = {name: logging.getLogger(name).level for name in (*logs._OTHERS, "uvicorn.error")}
     logs.configure_logging(Settings(), {})
     try:
         failing = threading.Thread(target=lambda: {}[PROMPT], name="failing")
