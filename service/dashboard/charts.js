@@ -2,6 +2,7 @@
 
 import uPlot from "./vendor/uplot/uPlot.esm.js";
 import { h } from "./dom.js";
+import { brief } from "./format.js";
 import { themed } from "./palette.js";
 
 const HEIGHT = 220;
@@ -48,7 +49,7 @@ export function lines(label, at, series, { valueLabel, format = String, range, b
       series: [
         time ? {} : { label: "at", value: (_, value) => (value === null ? "–" : value.toFixed(2)) },
         ...series.map((one) => ({
-          label: one.label,
+          label: brief(one.label),
           stroke: one.colour,
           dash: one.dash,
           fill: one.fill,
@@ -72,7 +73,7 @@ export function stacked(label, at, series, { valueLabel, format, range, step }) 
   }
   const bars = uPlot.paths.bars({ size: [0.9, 60] });
   const drawn = series.map((one, index) => ({
-    label: one.label,
+    label: brief(one.label),
     stroke: themed("card"),
     width: 1,
     fill: one.colour,

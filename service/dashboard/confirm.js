@@ -32,9 +32,10 @@ export function confirmed(what, consequence, { danger = false, note = false } = 
 }
 
 // A button that asks first, does it, and tells what came of it beside itself.
-export function action(label, { what, consequence, danger = false, note = false, run, done }) {
+// `name`: what screen readers call it, where the label alone does not say on what.
+export function action(label, { what, consequence, name = null, danger = false, note = false, run, done }) {
   const told = h("span", { class: "told", role: "status" });
-  const button = h("button", { type: "button", class: danger ? "danger" : null }, label);
+  const button = h("button", { type: "button", class: danger ? "danger" : null, "aria-label": name }, label);
   button.addEventListener("click", async () => {
     const words = await confirmed(what(), consequence(), { danger, note });
     if (words === null) return;
@@ -43,6 +44,7 @@ export function action(label, { what, consequence, danger = false, note = false,
     try {
       await run(words);
       told.textContent = "Done.";
+      document.getElementById("said").textContent = `${name ?? label}: done.`; // stays when the panel is drawn again
       done?.();
     } catch (error) {
       told.textContent = error.message;

@@ -13,7 +13,7 @@ export const signed = (value, digits = 3) =>
 export function percent(value) {
   if (!known(value)) return "–";
   const digits = value !== 0 && Math.abs(value) < 0.1 ? 1 : 0;
-  return `${(value * 100).toFixed(digits)} %`;
+  return `${(value * 100).toFixed(digits)}\u00a0%`;
 }
 
 export function usd(value) {
@@ -36,6 +36,10 @@ export function seconds(value) {
 }
 
 export const interval = (low, high, digits = 2) => `[${fixed(low, digits)}, ${fixed(high, digits)}]`;
+
+// A name as long as there is room for: its beginning and its end.
+export const brief = (name, most = 28) =>
+  name.length <= most ? name : `${name.slice(0, Math.ceil(most * 0.6))}…${name.slice(1 - Math.floor(most * 0.4))}`;
 
 // Seconds since 1970 in the reader's own time zone.
 export const time = (at) =>

@@ -49,8 +49,10 @@ export class Frame {
       found = ["failed", [this.failed(error)]];
     }
     const [state, children] = found;
+    const hadFocus = this.body.contains(document.activeElement);
     this.body.replaceChildren(...[children].flat(Infinity).filter(Boolean));
     this.state(state);
+    if (hadFocus) this.section.querySelector("h2").focus({ preventScroll: true }); // else a keyboard starts at the top
     for (const drawn of this.body.querySelectorAll("[data-chart]")) drawn.dispatchEvent(new Event("placed"));
   }
 

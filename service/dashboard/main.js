@@ -50,7 +50,8 @@ async function health() {
   const place = found("health");
   try {
     const ready = await get("/ready");
-    knowModels(ready.models);
+    const stats = ready.models.length > 8 ? await get("/stats", { days: 30 }).catch(() => null) : null;
+    knowModels(ready.models, stats?.models);
     const troubles = [
       ready.status === "ready" ? null : `database ${ready.database}`,
       ready.kill_switch ? "learned decisions are switched off" : null,

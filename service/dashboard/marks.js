@@ -1,6 +1,7 @@
 // Pictures of a few numbers: intervals, bars, points with two intervals, and what happened when.
 
 import { h, s } from "./dom.js";
+import { brief } from "./format.js";
 import { colourOf, themed } from "./palette.js";
 
 const at = (share) => `${(100 * Math.min(Math.max(share, 0), 1)).toFixed(2)}%`;
@@ -57,7 +58,17 @@ function powers(least, most, wanted) {
   return fine.length <= wanted ? fine : within([1]);
 }
 
-// Points with an interval upwards: [{ name, x, y, low, high, colour }]. Drawn for the width it gets.
+const LETTER = 6.8; // pixels, roughly
+const overlap = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+
+// Points that no other one beats in both come first: where names do not all find room, theirs do.
+function efficientFirst(points) {
+  const beaten = (one) => points.some((other) => other.x <= one.x && other.y > one.y);
+  return [...points].sort((a, b) => beaten(a) - beaten(b) || b.y - a.y);
+}
+
+// Points with an interval upwards: [{ name, x, y, low, high, colour }]. Drawn for the width it gets; a name for which
+// there is no room is told by the table beside it.
 export function scatter(label, points, { xLabel, yLabel, xFormat, yFormat }) {
   const holder = h("div", { class: "chart", "data-chart": true, role: "img", "aria-label": label });
   const draw = () => {
@@ -90,14 +101,24 @@ export function scatter(label, points, { xLabel, yLabel, xFormat, yFormat }) {
       );
     }
     parts.push(text(xLabel, (left + width - right) / 2, height - 8, "middle"), text(yLabel, 4, top, "start"));
-    for (const point of points) {
+    const taken = [];
+    for (const point of efficientFirst(points)) {
       const [x, y] = [px(point.x), py(point.y)];
       const atRight = x > width * 0.7;
+      const name = brief(point.name, 22);
+      const from = atRight ? x - 10 - name.length * LETTER : x + 10;
+      const box = { left: from, right: from + name.length * LETTER, top: y - 20, bottom: y - 4 };
       parts.push(
         line(x, py(point.low), x, py(point.high), point.colour, 3),
-        s("circle", { cx: x, cy: y, r: 6, fill: point.colour, stroke: themed("card"), "stroke-width": 2 }),
-        text(point.name, x + (atRight ? -10 : 10), y - 8, atRight ? "end" : "start"),
+        s(
+          "circle",
+          { cx: x, cy: y, r: 6, fill: point.colour, stroke: themed("card"), "stroke-width": 2 },
+          s("title", {}, point.name),
+        ),
       );
+      if (taken.some((one) => overlap(one, box))) continue;
+      taken.push(box);
+      parts.push(text(name, x + (atRight ? -10 : 10), y - 8, atRight ? "end" : "start"));
     }
     holder.replaceChildren(
       s("svg", { width, height, viewBox: `0 0 ${width} ${height}`, "aria-hidden": "true" }, parts),

@@ -4,7 +4,7 @@ import { getIfThere } from "../api.js";
 import { h } from "../dom.js";
 import { count, fixed, percent, usd } from "../format.js";
 import { bar } from "../marks.js";
-import { BAD, GOOD } from "../palette.js";
+import { bad, good } from "../palette.js";
 
 const WIDTH = 1.5; // budgets that the bar is wide
 
@@ -15,7 +15,7 @@ function standing({ policy, budget, spent, granted, debt_requests: debt, price }
   const over = debt > 0;
   return [
     h("h3", {}, `${policy}: ${isMoney ? "money" : "late replies"}`),
-    bar(share / WIDTH, over ? BAD : GOOD),
+    bar(share / WIDTH, over ? bad() : good()),
     h("p", {}, `${amount(spent)} of ${amount(granted)} granted so far (${percent(share)}).`),
     h("p", {}, h("strong", {}, over ? "Over" : "Within"), ` budget by ${count(Math.abs(debt))} requests' budgets.`),
     h("p", {}, `A ${isMoney ? "dollar" : "late reply"} costs the next request ${fixed(price, 3)} quality points.`),

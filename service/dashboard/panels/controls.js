@@ -60,7 +60,8 @@ const service = ({ models, disabled }, reload) =>
       return [
         modelMark(name),
         out ? "out of service" : "in service",
-        action(out ? `Enable ${name}` : `Disable ${name}`, {
+        action(out ? "Enable" : "Disable", {
+          name: `${out ? "Enable" : "Disable"} ${name}`,
           what: () => `${out ? "Enable" : "Disable"} ${name}?`,
           consequence: () =>
             out

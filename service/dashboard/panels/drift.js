@@ -4,9 +4,9 @@ import { get } from "../api.js";
 import { h, table } from "../dom.js";
 import { fixed, time } from "../format.js";
 import { timeline } from "../marks.js";
-import { BAD, GOOD, PLAIN } from "../palette.js";
+import { bad, good, plain } from "../palette.js";
 
-const SIGNS = { down: ["▼", BAD], up: ["▲", GOOD] };
+const signs = () => ({ down: ["▼", bad()], up: ["▲", good()] });
 
 export default {
   id: "drift",
@@ -24,7 +24,7 @@ export default {
     const what = (alarm) => (alarm.direction ? `${alarm.direction} by ${alarm.stream}` : alarm.event);
     const moved = (alarm) => (alarm.mean === null ? "–" : `${fixed(alarm.past_mean, 2)} → ${fixed(alarm.mean, 2)}`);
     const events = alarms.map((alarm) => {
-      const [sign, colour] = SIGNS[alarm.direction] ?? ["◆", PLAIN];
+      const [sign, colour] = signs()[alarm.direction] ?? ["◆", plain()];
       return { name: alarm.model, at: alarm.at, sign, colour, text: `${time(alarm.at)}: ${what(alarm)}` };
     });
     return [

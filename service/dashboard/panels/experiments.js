@@ -5,7 +5,7 @@ import { lines } from "../charts.js";
 import { action } from "../confirm.js";
 import { choice, figures, h, option, table } from "../dom.js";
 import { count, fixed, interval, percent, signed, time } from "../format.js";
-import { PLAIN } from "../palette.js";
+import { plain, rest } from "../palette.js";
 
 // What may be done in which state, and what it does.
 const STEPS = {
@@ -33,19 +33,19 @@ function course(name, variant, looks) {
   if (!rows.length) return h("p", { class: "hint" }, `${variant}: too little is known for an interval yet.`);
   const column = (key) => rows.map((row) => row[key]);
   const last = rows[rows.length - 1];
-  const zero = { label: "none", values: rows.map(() => 0), colour: "#8C8C8C", dash: [2, 4], width: 1, bare: true };
+  const zero = { label: "none", values: rows.map(() => 0), colour: rest(), dash: [2, 4], width: 1, bare: true };
   const words = `${signed(last.estimate)} ${range(last)} on ${count(last.units)} units`;
   return [
     lines(
       `Difference of ${variant} to the control in ${name}, ${count(rows.length)} looks. Latest: ${words}.`,
       column("at"),
       [
-        { label: "high", values: column("high"), colour: PLAIN, width: 1, bare: true },
-        { label: "difference", values: column("estimate"), colour: PLAIN },
-        { label: "low", values: column("low"), colour: PLAIN, width: 1, bare: true },
+        { label: "high", values: column("high"), colour: plain(), width: 1, bare: true },
+        { label: "difference", values: column("estimate"), colour: plain() },
+        { label: "low", values: column("low"), colour: plain(), width: 1, bare: true },
         zero,
       ],
-      { valueLabel: `${variant} less control`, format: (value) => signed(value), bands: [[0, 2, PLAIN]] },
+      { valueLabel: `${variant} less control`, format: (value) => signed(value), bands: [[0, 2, plain()]] },
     ),
     figures(
       `Looks at ${name}: ${variant}`,

@@ -4,7 +4,7 @@ import { get } from "../api.js";
 import { h, table } from "../dom.js";
 import { count, fixed, percent, seconds, time, usd } from "../format.js";
 import { bar, modelMark } from "../marks.js";
-import { PLAIN, colourOf } from "../palette.js";
+import { plain, colourOf } from "../palette.js";
 
 const NO_LIMITS = {
   allow: "",
@@ -29,7 +29,7 @@ const facts = (rows) =>
 function features({ profile, classified, classify_s: classifyS, caller, limits }) {
   const scores = Object.entries(profile.scores ?? {}).map(([name, value]) => [
     words(name),
-    bar(value, PLAIN),
+    bar(value, plain()),
     fixed(value, 2),
   ]);
   const wishes = Object.entries(limits ?? {}).filter(

@@ -6,7 +6,7 @@ import { figures, h, table } from "../dom.js";
 import { count, fixed, percent, seconds, time } from "../format.js";
 import { samplesOf } from "../exposition.js";
 import { bar } from "../marks.js";
-import { PLAIN } from "../palette.js";
+import { plain, second } from "../palette.js";
 import { NO_TRAFFIC, traffic } from "./shares.js";
 
 const LAG = "armwise_feedback_lag_seconds_bucket";
@@ -27,6 +27,15 @@ function lags(exposition) {
   return { total, rows };
 }
 
+// From the log, so that it outlives the process: a rating's time after its request.
+function lateness(whole) {
+  const rated = Object.values(whole).filter((model) => model.ratings > 0);
+  const ratings = rated.reduce((sum, model) => sum + model.ratings, 0);
+  if (!ratings) return h("p", { class: "hint" }, "Nobody rated a request of this time.");
+  const late = rated.reduce((sum, model) => sum + model.mean_lag_s * model.ratings, 0) / ratings;
+  return h("p", {}, `Ratings came ${seconds(late)} after the request, on average of ${count(ratings)}.`);
+}
+
 export default {
   id: "feedback",
   title: "Feedback",
@@ -37,7 +46,7 @@ export default {
     return { ...found, lag: lags(exposition) };
   },
   empty: ({ points }) => (points.length ? null : NO_TRAFFIC),
-  draw({ points, at, lag }, range) {
+  draw({ points, at, lag, whole }, range) {
     const rows = points.map((point) => {
       const models = Object.values(point.models);
       const sum = (name) => models.reduce((total, model) => total + (model[name] ?? 0), 0);
@@ -54,8 +63,8 @@ export default {
     const latest = `${count(last.ratings)} ratings on ${count(last.decisions)} requests, mean ${fixed(last.mean, 2)}`;
     const label = `Feedback over ${range.name}. Latest: ${latest}.`;
     const series = [
-      { label: "ratings per request", values: share, colour: PLAIN },
-      { label: "mean rating", values: rows.map((row) => row.mean), colour: "#E69F00", dash: [6, 3] },
+      { label: "ratings per request", values: share, colour: plain() },
+      { label: "mean rating", values: rows.map((row) => row.mean), colour: second(), dash: [6, 3] },
     ];
     return [
       lines(label, at, series, {
@@ -64,11 +73,12 @@ export default {
         range: [0, Math.max(1, ...share)],
       }),
       h("h3", {}, "How late"),
+      lateness(whole),
       lag.rows.length
         ? table(
-            "Feedback by its lag",
-            ["after the reply", "share", "#"],
-            lag.rows.map((row) => [row.name, bar(row.share, PLAIN), percent(row.share)]),
+            "Feedback by its lag, since this process started",
+            ["after the reply", "share", "since the start#"],
+            lag.rows.map((row) => [row.name, bar(row.share, plain()), percent(row.share)]),
           )
         : h("p", { class: "hint" }, "No feedback since this process started."),
       figures(

@@ -51,6 +51,7 @@ export default {
     ];
     const rated = [
       h("h3", {}, "How good people say replies are"),
+      h("p", { class: "hint" }, "Mean rating ± its standard error, of the newest replies."),
       table(
         "Rated quality by model",
         ["model", "by labels#", "with readings#", "by those asked#", "at equal length#"],
@@ -67,8 +68,9 @@ export default {
         : null,
     ];
     return [
-      h("p", {}, `On the newest ${count(found.replies)} replies; weights ${learned}.`),
-      h("div", { class: "columns" }, h("div", {}, checks), h("div", {}, calibration), h("div", {}, rated)),
+      h("p", {}, `On the newest ${count(found.replies)} replies at ${time(found.counted_at)}; weights ${learned}.`),
+      h("div", { class: "columns" }, h("div", {}, checks), h("div", {}, calibration)),
+      rated,
     ];
   },
 };

@@ -8,6 +8,7 @@ import { intervalMark, modelMark } from "../marks.js";
 import { colourOf, dashOf } from "../palette.js";
 
 const XS = Array.from({ length: 199 }, (_, index) => (index + 1) / 200);
+const MOST = 8; // densities that can be told apart
 const chosen = { task: "" };
 let picker;
 
@@ -45,9 +46,9 @@ export default {
     fill(tasks, most);
     const task = chosen.task || most;
     const shown = cells.filter((cell) => cell.task_type === task && cell.mean !== null);
-    const series = shown
-      .filter((cell) => cell.alpha !== null && cell.beta !== null)
-      .map((cell) => ({
+    if (shown.length > MOST) shown.sort((a, b) => b.p_best - a.p_best);
+    const likeliest = shown.filter((cell) => cell.alpha !== null && cell.beta !== null).slice(0, MOST);
+    const series = likeliest.map((cell) => ({
         label: cell.model,
         values: betaDensity(cell.alpha, cell.beta, XS),
         colour: colourOf(cell.model),
@@ -63,6 +64,7 @@ export default {
         `${task}: `,
         best ? h("strong", {}, best.model) : "no model",
         ` is the best with probability ${percent(best?.p_best)}.`,
+        shown.length > MOST ? ` Drawn are the ${MOST} that are likeliest to be.` : null,
       ),
       lines(`Density of the expected quality on ${task}. Means: ${words}.`, XS, series, {
         valueLabel: "density",

@@ -7,10 +7,6 @@ import { count, percent, seconds, time } from "../format.js";
 import { modelMark } from "../marks.js";
 import { NO_TRAFFIC, traffic } from "./shares.js";
 
-const sum = (points, model, name) => points.reduce((total, point) => total + (point.models[model]?.[name] ?? 0), 0);
-const last = (points, model, name) =>
-  points.map((point) => point.models[model]?.[name]).findLast((value) => typeof value === "number");
-
 const trial = ({ state, next_trial_at }) => {
   if (state === "closed") return "–";
   return state === "half-open" ? "with the next request" : `in ${seconds(next_trial_at - Date.now() / 1000)}`;
@@ -44,29 +40,36 @@ export default {
   title: "Reliability and breakers",
   about: "Calls that failed, requests another model had to answer, and how long calls take.",
   everyS: 15,
+  wide: true,
   async load(range) {
     const [found, breakers] = await Promise.all([traffic(range), get("/v1/breakers")]);
     return { ...found, breakers };
   },
   empty: ({ points }) => (points.length ? null : NO_TRAFFIC),
-  draw: ({ points, models, breakers }, _, reload) => [
+  draw: ({ models, whole, breakers }, _, reload) => [
     table(
       "Reliability by model",
-      ["model", "requests#", "failed#", "share#", "fallbacks#", "p50#", "p95#"],
+      ["model", "requests#", "calls#", "failed#", "share#", "fallbacks#", "p50#", "p95#"],
       models.map((model) => {
-        const [decisions, failures] = [sum(points, model, "decisions"), sum(points, model, "failures")];
+        const { decisions, calls, failures, fallbacks, p50_s: p50, p95_s: p95 } = whole[model];
         return [
           modelMark(model),
           count(decisions),
+          count(calls),
           count(failures),
-          percent(decisions + failures ? failures / (decisions + failures) : 0),
-          count(sum(points, model, "fallbacks")),
-          seconds(last(points, model, "p50_s")),
-          seconds(last(points, model, "p95_s")),
+          percent(calls ? failures / calls : null),
+          count(fallbacks),
+          seconds(p50),
+          seconds(p95),
         ];
       }),
     ),
-    h("p", { class: "hint" }, "p50 and p95: of the latest hour that has any."),
+    h(
+      "p",
+      { class: "hint" },
+      "Requests that it answered; calls to it, of which the share failed. p50 and p95: half, and 95 %, of the calls that " +
+        "succeeded took less.",
+    ),
     h("h3", {}, "Breakers"),
     breakers.enabled
       ? [

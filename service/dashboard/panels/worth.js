@@ -3,9 +3,20 @@
 import { h } from "../dom.js";
 import { fixed, percent, signed, usd } from "../format.js";
 import { intervalMark } from "../marks.js";
-import { PLAIN } from "../palette.js";
-import { mixOf, qualityOver, statsAndCells } from "./believed.js";
+import { plain } from "../palette.js";
+import { routedOver, statsAndCells } from "./believed.js";
 import { NO_TRAFFIC } from "./shares.js";
+
+// An interval on a scale whose middle is 0: to the right, routing gains.
+function scale(low, value, high) {
+  const size = Math.max(Math.abs(low), Math.abs(high), 0.01);
+  return h(
+    "div",
+    { class: "scale" },
+    intervalMark(low, value, high, plain(), [-size, size]),
+    h("p", { class: "ends" }, h("span", {}, signed(-size, 2)), h("span", {}, "0"), h("span", {}, signed(size, 2))),
+  );
+}
 
 // What was measured by the permanent holdout, where there is one.
 function measured(holdout) {
@@ -13,43 +24,41 @@ function measured(holdout) {
     return h("p", { class: "hint" }, "Not measured: that needs a permanent holdout ([holdout] in the settings).");
   const words = h("p", {}, `Measured: ${holdout.sentence}`);
   if (typeof holdout.low !== "number") return words;
-  const size = Math.max(Math.abs(holdout.low), Math.abs(holdout.high), 0.01);
-  return [
-    h("p", { class: "headline" }, signed(holdout.value)),
-    words,
-    intervalMark(holdout.low, holdout.value, holdout.high, PLAIN, [-size, size]),
-  ];
+  return [h("p", { class: "headline" }, signed(holdout.value)), words, scale(holdout.low, holdout.value, holdout.high)];
 }
 
 // What is believed: the models that answered, beside each one alone on the same mix of task types.
 function believed(stats, cells) {
-  const mix = mixOf(stats);
-  const names = [...new Set(cells.map((cell) => cell.model))];
-  const alone = names.map((name) => ({ name, found: qualityOver(mix, cells, name) })).filter((one) => one.found);
-  const best = alone.sort((a, b) => b.found.mean - a.found.mean)[0];
-  let [sum, calls] = [0, 0];
-  for (const [name, model] of Object.entries(stats.models)) {
-    const found = model.calls ? qualityOver(model.task_types, cells, name) : null;
-    if (found) [sum, calls] = [sum + found.mean * model.calls, calls + model.calls];
-  }
-  if (!best || !calls) return h("p", {}, "Nothing is believed of the models that answered.");
-  const used = stats.models[best.name];
+  const found = routedOver(stats, cells);
+  if (!found) return h("p", {}, "Nothing is believed of the models that answered.");
+  const used = stats.models[found.best];
   const own = stats.calls ? stats.cost_usd / stats.calls : null;
   const fixedCost = used?.calls ? used.cost_usd / used.calls : null;
   return [
     h("h3", {}, "As believed from what was learned"),
-    h("p", { class: "headline" }, signed(sum / calls - best.found.mean)),
+    h("p", { class: "headline" }, signed(found.gain)),
+    scale(found.low, found.gain, found.high),
+    h("p", {}, `95 %: ${signed(found.low)} to ${signed(found.high)}`),
     h(
       "p",
       {},
-      `quality: ${fixed(sum / calls)} as routed, ${fixed(best.found.mean)} by `,
-      h("strong", {}, best.name),
+      `quality: ${fixed(found.routed)} as routed, ${fixed(found.alone)} by `,
+      h("strong", {}, found.best),
       " alone, on the same mix of task types",
     ),
     fixedCost
-      ? h("p", {}, `cost: ${usd(own)} a request as routed, ${usd(fixedCost)} by it alone (${percent(own / fixedCost)})`)
-      : h("p", {}, `${best.name} answered nothing in this time, so its cost is not known.`),
-    h("p", { class: "hint" }, "An estimate that trusts the posteriors; the holdout measures."),
+      ? h(
+          "p",
+          {},
+          `cost: ${usd(own)} a request as routed, ${usd(fixedCost)} a request that it answered `,
+          `(${percent(own / fixedCost)})`,
+        )
+      : h("p", {}, `${found.best} answered nothing in this time, so its cost is not known.`),
+    h(
+      "p",
+      { class: "hint" },
+      "An estimate that trusts the posteriors, and compares with the model that looks best: the holdout measures.",
+    ),
   ];
 }
 
