@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -112,9 +112,10 @@ class Breakers:
         if call.trial and (breaker := self._breakers.get(name)) is not None:
             self._put(name, breaker.released(call))
 
-    def skipped(self, name: str) -> None:
-        """Note a model that was not called."""
-        self._metrics.breaker_skipped(name)
+    def skipped(self, names: Iterable[str]) -> None:
+        """Count models that were not called, as others answered."""
+        for name in names:
+            self._metrics.breaker_skipped(name)
 
     def obey(self, closed_by_hand: Mapping[str, int]) -> None:
         """Close breakers that the owner closed; `closed_by_hand` has the number of each model's last such control."""

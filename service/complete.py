@@ -198,7 +198,8 @@ async def _walk(
     """Call the models of the plan in turn until one does not fail."""
     last = UpstreamFailure("connection", "No model of the plan is configured any more.", status=503)
     trace = current.get()
-    for name in _in_turn(decision.plan, breakers):
+    put_off: list[str] = []
+    for name in _in_turn(decision.plan, breakers, put_off):
         attempt = Attempt(step=len(attempts), arm=name, started_at=time.time(), streamed=streamed)
         attempts.append(attempt)
         if trace is not None:
@@ -220,6 +221,7 @@ async def _walk(
             raise
         else:
             attempt.latency_s = time.perf_counter() - started
+            breakers.skipped(put_off)
             return result
         finally:
             breakers.released(name, begun)
@@ -229,13 +231,12 @@ async def _walk(
     raise AllFailed(last)
 
 
-def _in_turn(plan: tuple[str, ...], breakers: Breakers) -> Iterator[str]:
+def _in_turn(plan: tuple[str, ...], breakers: Breakers, put_off: list[str]) -> Iterator[str]:
     """The drawn arm, then the others; where a breaker is open by then, after all others: nobody is refused for it."""
-    put_off = []
     for step, name in enumerate(plan):
         if step == 0 or breakers.lets_through(name):
             yield name
         else:
-            breakers.skipped(name)
             put_off.append(name)
-    yield from put_off
+    while put_off:
+        yield put_off.pop(0)

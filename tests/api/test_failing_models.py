@@ -149,6 +149,7 @@ async def test_when_all_are_open_they_serve_as_if_none_were(run, provider):
         failed = await asked(http)
         assert failed.status == 503, "the provider's word, not ours"
         assert sorted(provider.calls[-2:]) == ["a", "b"]
+        assert await metric(http, 'armwise_breaker_skipped_total{model="a"}') == 0.0
         provider.failing.clear()
         reply = await ask(http)
         assert set(reply["routing"]["eligible"]) == {"a", "b"}
