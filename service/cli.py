@@ -12,12 +12,12 @@ import click
 from service.classifier_cli import classifier, classify
 from service.completion_cli import completion
 from service.db_cli import db
-from service.errors import ArmwiseError, ConfigurationError
+from service.errors import ArmwiseError, ConfigurationError, NotFound
 from service.evaluate_cli import evaluate, replay, report
 from service.experiment_cli import experiment
 from service.experiment_report_cli import experiment_report
 from service.import_cli import import_settings
-from service.options import echo_json, json_option
+from service.options import echo_json, json_option, migrated
 from service.posterior_cli import posterior
 from service.prior_cli import prior
 from service.quiz_cli import quiz
@@ -70,7 +70,7 @@ class Commands(click.Group):
         raise SystemExit(1)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="armwise")
 def main() -> None:
     """Route OpenAI chat calls to the right model, and learn from feedback which that is."""
@@ -101,12 +101,10 @@ def read(config: Path | None) -> "Settings":
 
 def with_database(config: Path | None, work: "Callable[[Connection], T]") -> T:
     """Do `work` in one transaction on the configured, migrated database."""
-    from service.database import Database, migrate
-    from service.setup import database_url
+    from service.database import Database
 
     settings = read(config)
-    url = database_url(settings.database, os.environ)
-    migrate(url)
+    url = migrated(settings)
 
     async def run() -> T:
         database = Database(url, settings.database.pool_size)
@@ -296,5 +294,5 @@ def revoke_key(config: Path | None, key_id: str) -> None:
     from service import store
 
     if not with_database(config, lambda connection: store.revoke_key(connection, key_id, time.time())):
-        raise ConfigurationError([f"no active key has the id {key_id}; `armwise key list` shows them"])
+        raise NotFound(f"No active key has the id {key_id}. `armwise key list` shows them.")
     click.echo(f"Key {key_id} is revoked.")

@@ -16,12 +16,13 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import URL, Connection, StaticPool, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 import service
-from service.errors import ConfigurationError, StorageUnavailable
+from service.errors import ConfigurationError, StorageUnavailable, UnknownSchema
 
 Result = TypeVar("Result")
 Arguments = ParamSpec("Arguments")
@@ -217,9 +218,10 @@ async def _open(engine: AsyncEngine, name: str) -> AsyncConnection:
     except (DBAPIError, OSError, TimeoutError) as error:
         found = error.orig if isinstance(error, DBAPIError) else error
         reason = str(found).strip().splitlines()[0] if str(found).strip() else type(found).__name__
-        raise StorageUnavailable(
-            f"The database {name} cannot be reached ({reason}). Start it, or correct database.url."
-        ) from None
+        todo = "Start it, or correct database.url."
+        if name.startswith("sqlite"):
+            todo = "Expected an SQLite file in a folder, both of which can be written; correct database.url."
+        raise StorageUnavailable(f"The database {name} cannot be reached ({reason}). {todo}") from None
     return connection
 
 
@@ -331,6 +333,7 @@ def migrate(url: str) -> None:
     Raises:
         ConfigurationError: wrong URL, or a folder that cannot be written.
         StorageUnavailable: the server cannot be reached.
+        UnknownSchema: a newer version of Armwise has migrated it.
     """
     _with_alembic(url, lambda config: command.upgrade(config, "head"))
 
@@ -361,6 +364,11 @@ def _with_alembic(url: str, step: Callable[[Config], None]) -> None:
         database = Database(url, 1, command_timeout_s=None)
         try:
             await database.write(work)
+        except CommandError as error:
+            raise UnknownSchema(
+                f"The schema of {database.name} is none that this version of Armwise knows ({error}): a newer version "
+                "has migrated it. Start that one, or go back to a copy from before."
+            ) from None
         except DBAPIError as error:
             if not is_storage_fault(error):
                 raise

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from service.errors import ArmwiseError
-from service.options import config_option, echo_json, json_option, look
+from service.options import config_option, echo_json, json_option, look, migrated
 from service.terminal import show, table
 
 if TYPE_CHECKING:
@@ -152,11 +152,9 @@ async def _prune(settings: "Settings", now: float) -> dict[str, int]:
     from service import store, traffic
     from service.accounts import prune_accounts
     from service.canaries import prune_answers
-    from service.database import Database, migrate
-    from service.setup import database_url
+    from service.database import Database
 
-    url = database_url(settings.database, os.environ)
-    await asyncio.to_thread(migrate, url)
+    url = await asyncio.to_thread(migrated, settings)
     kept = settings.retention
     before, prompts_before = now - kept.decisions_days * _DAY_S, now - kept.prompts_days * _DAY_S
     steps: dict[str, Callable[[Connection], int]] = {
@@ -200,6 +198,8 @@ def _copy(source: Path, file: Path) -> None:
             raise Damaged(f"The copy is damaged, and so is {source}: {found}. `armwise db check` tells more.")
         part.replace(file)
     except sqlite3.Error as error:
-        raise Damaged(f"{source} cannot be copied: {error}.") from error
+        raise Damaged(
+            f"{source} cannot be copied to {file}: {error}. Is that in a folder that can be written?"
+        ) from error
     finally:
         part.unlink(missing_ok=True)

@@ -98,6 +98,9 @@ async def run_demo(
         except aiohttp.ClientConnectionError as error:
             message = f"Nothing answers at {base_url}. Start Armwise with `make run`, or give its address with --url."
             raise DemoFailed(message) from error
+        except aiohttp.InvalidURL as error:
+            message = f"{base_url} is no address of a service; expected one such as {USUAL_URL}."
+            raise DemoFailed(message) from error
         except TimeoutError as error:
             raise DemoFailed(f"{base_url} did not answer within {TIMEOUT_S:g} s. Look at its log.") from error
 

@@ -198,6 +198,10 @@ class StorageUnavailable(ArmwiseError):
     """The database did not take a write in time."""
 
 
+class UnknownSchema(ArmwiseError):
+    """The database's schema is none that this version of Armwise knows."""
+
+
 class ErrorBody(msgspec.Struct, frozen=True):
     """OpenAI's error object."""
 

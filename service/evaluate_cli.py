@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from service.errors import ConfigurationError
+from service.errors import NotFound
 from service.options import config_option, look, seconds
 from service.terminal import interval_plot, plots, show, table
 
@@ -165,7 +165,7 @@ def _candidates(settings: "Settings", file: Path | None, names: Sequence[str]) -
     by_name = {policy.name: policy for policy in known}
     for name in names:
         if name not in by_name:
-            raise ConfigurationError([f"no policy is called `{name}`{suggestion(name, by_name)}"])
+            raise NotFound(f"No policy is called `{name}`{suggestion(name, by_name)}.")
     return [by_name[name] for name in dict.fromkeys(names or by_name)]
 
 
@@ -176,7 +176,7 @@ def _span(settings: "Settings", since: float, given: Mapping[str, Any]) -> "Span
     known = [metric.name for metric in settings.rewards.metrics]
     metric = given.get("metric") or known[0]
     if metric not in known:
-        raise ConfigurationError([f"no metric is called `{metric}`{suggestion(metric, known)}"])
+        raise NotFound(f"No metric is called `{metric}`{suggestion(metric, known)}.")
     now = time.time()
     return Span(
         since=now - since,

@@ -43,16 +43,33 @@ def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> 
     return float(found[1]) * _UNITS_S[found[2]]
 
 
+def migrated(settings: "Settings") -> str:
+    """The URL of the configured database, which has the newest schema; says so where it had to be made.
+
+    A folder without one is more often the wrong folder than a new beginning.
+    """
+    from sqlalchemy import make_url  # noqa: PLC0415 - a command imports only what it runs
+
+    from service.database import migrate  # noqa: PLC0415
+    from service.setup import database_url  # noqa: PLC0415
+
+    url = database_url(settings.database, os.environ)
+    file = Path(str(make_url(url).database)) if url.startswith("sqlite") else None
+    new = file is not None and not file.exists()
+    migrate(url)
+    if new:
+        click.echo(f"There was no database at {file}: a new, empty one was made.", err=True)
+    return url
+
+
 def look(settings: "Settings", work: "Callable[[Connection], T]") -> T:
     """Do `work`, which only reads and may take long, on one view of the configured, migrated database.
 
     A service may write meanwhile.
     """
-    from service.database import Database, migrate  # noqa: PLC0415 - a command imports only what it runs
-    from service.setup import database_url  # noqa: PLC0415
+    from service.database import Database  # noqa: PLC0415 - a command imports only what it runs
 
-    url = database_url(settings.database, os.environ)
-    migrate(url)
+    url = migrated(settings)
 
     async def run() -> T:
         database = Database(url, 1, command_timeout_s=None)

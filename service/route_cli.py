@@ -39,7 +39,7 @@ def route(prompt: str, config: Path | None, url: str | None, *, as_json: bool, *
     wishes = {"user": given["user"], "sensitive": given["sensitive"] or None}
     chat = {
         "model": given["model"],
-        "messages": [{"role": "user", "content": sys.stdin.read() if prompt == "-" else prompt}],
+        "messages": [{"role": "user", "content": readable(sys.stdin.buffer.read() if prompt == "-" else prompt)}],
         "router": {name: value for name, value in wishes.items() if value is not None},
     }
     found = asyncio.run(_asked(url, chat)) if url else _decided(config, chat)
@@ -47,6 +47,15 @@ def route(prompt: str, config: Path | None, url: str | None, *, as_json: bool, *
         echo_json(found)
     else:
         show(told(found))
+
+
+def readable(said: str | bytes) -> str:
+    r"""The text of an argument or of standard input, which is UTF-8 also where the locale says otherwise.
+
+    >>> readable("\udce4\udcbd\udca0"), readable(b"a")
+    ('你', 'a')
+    """
+    return os.fsencode(said).decode("utf-8", errors="replace")
 
 
 async def _asked(url: str, chat: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_keys_are_made_listed_and_revoked(armwise):
     status, secret, err = armwise("key", "create", "--name", "ci", "--scope", "chat")
     assert status == 0
     assert secret.startswith("aw-")
-    key_id = err.split()[1]
+    key_id = err.splitlines()[-1].split()[1]
     status, listed, _ = armwise("key", "list")
     assert key_id in listed
     assert "active" in listed

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -157,6 +158,51 @@ def started(tmp_path, *words, **options):
     )  # fmt: skip
 
 
+def test_a_database_of_a_newer_version_is_a_line_and_ends_with_1(run, tmp_path):
+    assert run("migrate").exit_code == 0
+    with sqlite3.connect(tmp_path / "data/armwise.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    for words in (["posterior", "list"], ["serve"], ["db", "check"], ["migrate"], ["experiment", "report", "a"]):
+        done = run(*words)
+        assert done.exit_code == 1, done.output
+        assert "a newer version has migrated it" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        assert done.stdout == ""
+
+
+def test_a_database_that_had_to_be_made_is_told_once(run):
+    first = run("key", "list", "--json")
+    assert "There was no database at data/armwise.db" in first.stderr
+    assert json.loads(first.stdout) == []
+    assert run("key", "list", "--json").stderr == ""
+
+
+def test_a_prompt_is_read_as_utf_8_whatever_the_locale_says(tmp_path):
+    environ = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    words = [sys.executable, "-m", "service", "route", "把这句话翻译成英文", "--json"]
+    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, check=True)
+    assert json.loads(done.stdout)["prompt_tokens"] == 12
+    words[4] = "-"
+    piped = subprocess.run(
+        words, cwd=tmp_path, env=environ, capture_output=True, check=True, input="把这句话翻译成英文".encode()
+    )
+    assert json.loads(piped.stdout)["prompt_tokens"] == 12
+
+
+def test_the_help_of_completion_keeps_its_lines(run):
+    lines = [line.strip() for line in run("completion", "--help").stdout.splitlines()]
+    assert "bash: armwise completion bash > ~/.local/share/bash-completion/completions/armwise" in lines
+
+
+@pytest.mark.parametrize("url", ["notaurl", "http://", "http://[::1"])
+@pytest.mark.parametrize("words", ["demo", "route Hello"])
+def test_what_is_no_address_is_a_line(words, url, run):
+    done = run(*words.split(), "--url", url)
+    assert done.exit_code == 1
+    assert len(done.stderr.splitlines()) == 1
+    assert url in done.stderr
+
+
 def test_ctrl_c_ends_without_a_traceback(tmp_path):
     process = started(tmp_path, "classify", "--classifier", "rules", stdin=subprocess.PIPE)
     process.stdin.write('{"id": 1, "prompt": "Write a poem."}\n')
@@ -209,6 +255,7 @@ def terminal(tmp_path, *words, columns, **environ):
 
 
 def test_on_a_terminal_lines_are_cut_to_its_width_and_posteriors_are_drawn(tmp_path):
+    subprocess.run([sys.executable, "-m", "service", "migrate"], cwd=tmp_path, capture_output=True, check=True)
     said = terminal(tmp_path, "posterior", "list", "--task", "Rewrite", columns=60)
     assert max(len(line) for line in said.splitlines()) == 60
     assert "…" in said

@@ -211,7 +211,7 @@ def test_prices_move_a_policy_that_looks_at_them(plain_folder):
     ("arguments", "said"),
     [
         (["evaluate", "--since", "2d"], "Give candidates: --policy FILE, or --name"),
-        (["evaluate", "--name", "randm"], "no policy is called `randm` (did you mean `random`?)"),
+        (["evaluate", "--name", "randm"], "No policy is called `randm` (did you mean `random`?)."),
         (["evaluate", "--name", "random", "--since", "soon"], "'soon' is no time"),
         (["evaluate", "--name", "random", "--metric", "qality"], "did you mean `quality`?"),
         (["replay", "--name", "random", "--prices", "candidates.toml"], "Give candidates or --prices"),
