@@ -104,9 +104,9 @@ async def recalibrate(parts: Parts) -> None:
             await take_newest(parts)
             now, learned = time.time(), parts.reader.learned
             if now - looked_at >= _REFIT_EVERY_S:
+                tell_rates(parts, label_rates((await parts.newest.read(now)).answered))  # first: a page may ask for it
                 if learned is None or learned.fitted_at is None or now - learned.fitted_at >= _REFIT_EVERY_S / 2:
                     await refit(parts, now)
-                tell_rates(parts, label_rates((await parts.newest.read(now)).answered))
                 looked_at = now
         except Exception:  # learning may never break serving; the next minute tries again
             log.exception("the weights of the heuristics could not be learned")
