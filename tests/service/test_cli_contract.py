@@ -162,7 +162,7 @@ def test_a_database_of_a_newer_version_is_a_line_and_ends_with_1(run, tmp_path):
     assert run("migrate").exit_code == 0
     with sqlite3.connect(tmp_path / "data/armwise.db") as connection:
         connection.execute("UPDATE alembic_version SET version_num = '9999'")
-    for words in (["posterior", "list"], ["serve"], ["db", "check"], ["migrate"], ["experiment", "report", "a"]):
+    for words in (["posterior", "list"], ["db", "check"], ["migrate"], ["experiment", "report", "a"]):
         done = run(*words)
         assert done.exit_code == 1, done.output
         assert "a newer version has migrated it" in done.stderr
