@@ -259,7 +259,6 @@ def pages(shape: Shape, asked: str) -> dict[str, str]:
         "controls": "/v1/controls",
         "budgets": "/v1/budgets",
         "breakers": "/v1/breakers",
-        "breakers": "/v1/breakers",
         "health": "/health",
     }
 
