@@ -466,7 +466,7 @@ def test_what_is_simulated_in_columns_is_what_the_report_says(made, cuped):
     ids=["mean .5", "mean .7", "mean .95", "users", "users with covariate", "users of policies that learn"],
 )
 def test_of_1000_experiments_without_a_difference_at_most_5_in_100_ever_find_one(made, cuped):
-    """Measured 2 to 3.6 %: above 5 % of 1,000 has a chance below 1 in 100."""
+    """Measured 3 to 4.4 %, so above 5 % of 1,000 has a chance of 1 in 1,000 to 1 in 6 under another seed."""
     found = stops(1_000, 21, made, lambda stream: first_found(looks(stream, cuped=cuped)))
     assert np.isfinite(found).mean() <= 0.05
 
@@ -480,15 +480,16 @@ def test_a_test_for_one_look_errs_when_one_looks_at_every_unit():
 @pytest.mark.parametrize(
     ("made", "cuped", "least"),
     [
-        (lambda random: coins(random, 0.7, 0.03), False, 0.7),
+        (lambda random: coins(random, 0.5, 0.03), False, 0.67),
+        (lambda random: coins(random, 0.7, 0.03), False, 0.77),
         (lambda random: coins(random, 0.95, 0.03), False, 0.95),
         (lambda random: coins(random, 0.7, 0.05), False, 0.95),
         (lambda random: users(random, 0.03), True, 0.95),
     ],
 )
 def test_power_in_5000_pairs(made, cuped, least):
-    """Measured .73 for +.03 at .7: below .7 of 1,000 has a chance of 1 in 50; the others above .99."""
-    found = stops(1_000 if least == 0.7 else 200, 23, made, lambda stream: first_found(looks(stream, cuped=cuped)))
+    """Measured .71 for +.03 at .5 and .82 at .7: so low in 1,000 has a chance below 1 in 500; the others above .99."""
+    found = stops(1_000 if least < 0.9 else 200, 23, made, lambda stream: first_found(looks(stream, cuped=cuped)))
     assert np.isfinite(found).mean() >= least
 
 
