@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 
 import aiohttp
@@ -113,9 +114,17 @@ async def test_others_answer_without_paying_for_the_failing_call(run, provider, 
 
     config = tmp_path / "armwise.toml"
     config.write_text(f'[database]\nurl = "{service.settings.database.url}"\n')
-    explained = await asyncio.to_thread(CliRunner().invoke, main, ["explain", reply["id"], "--config", str(config)])
-    assert '"same": true' in explained.output
-    assert EXCLUDED in explained.output
+
+    async def armwise(*words):
+        """What a command prints."""
+        done = await asyncio.to_thread(CliRunner().invoke, main, [*words, "--config", str(config)])
+        assert done.exit_code == 0, done.output
+        return json.loads(done.stdout)
+
+    explained = await armwise("explain", reply["id"])
+    assert (explained["repeated"]["same"], explained["excluded"]) == (True, {"bad": EXCLUDED})
+    again = await armwise("replay", "--json")
+    assert (again["decisions"], again["same"], again["different"]) == (13, 13, [])
 
 
 async def test_it_comes_back_when_its_provider_does(run, provider):
