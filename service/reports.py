@@ -25,7 +25,7 @@ def statistics(connection: Connection, since: float, until: float) -> dict[str, 
 
     A decision counts for the model that answered it; cost and latency of a call count for the model that was called.
     """
-    low, high = max(hour_of(since), 0), hour_of(until) + 1
+    low, high = hour_of(max(since, 0.0)), hour_of(until) + 1
     hours = counted(("hour", "arm"), _TOTALS, low, high).c
     rows = _sums(connection, {"day": hours.hour // DAY_H, "model": hours.arm}, {n: hours[n] for n in _TOTALS})
     of_tasks = counted(("arm", "task_type"), ("decisions",), low, high).c

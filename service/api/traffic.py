@@ -22,6 +22,7 @@ Step = Annotated[int, QueryParameter(description="seconds of a step; whole hours
 Limit = Annotated[int, QueryParameter(ge=1, le=200, description="decisions at most")]
 
 _MOST_STEPS = 1_000
+_LONGEST_STEP_H = 366 * 24
 _UNITS_H = {"h": 1.0, "d": 24.0, "w": 168.0}
 
 
@@ -56,8 +57,10 @@ async def traffic(
 
 
 def _step_hours(step: int) -> int:
-    if step < HOUR_S or step % HOUR_S:
-        raise BadRequest(f"`step` is {step}; expected whole hours in seconds, such as 3600 or 86400.", param="step")
+    if step < HOUR_S or step % HOUR_S or step > _LONGEST_STEP_H * HOUR_S:
+        raise BadRequest(
+            f"`step` is {step}; expected whole hours in seconds, a year at most, such as 3600 or 86400.", param="step"
+        )
     return int(step // HOUR_S)
 
 

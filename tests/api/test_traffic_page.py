@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 
 import aiohttp
 import pytest
@@ -51,7 +52,11 @@ async def test_traffic_over_a_day(service, http):
     models_told = [model for point in found["points"] for model in point["models"].values()]
     said = sum(model["mean_rating"] * model["ratings"] for model in models_told)
     assert said == pytest.approx(2.0)
+    assert {model: told["decisions"] for model, told in found["models"].items()} == Counter(models)
+    assert sum(told["calls"] for told in found["models"].values()) == summed(found, "calls") == 6
+    assert all(0.0 <= told["mean_lag_s"] < 60.0 for told in found["models"].values())
     stats = await get(http, "/stats")
+    assert (await get(http, "/stats", days="1e300"))["calls"] == 6
     assert summed(found, "cost_usd") == pytest.approx(stats["cost_usd"])
     assert all(0.0 < model["p50_s"] <= model["p95_s"] < 30.0 for model in models_told)
     week = await get(http, "/v1/traffic", since="4w", step="86400")
@@ -82,6 +87,24 @@ async def test_a_fallback_counts_for_who_answered_and_the_failure_for_who_failed
     assert point["dead"]["decisions"] == 0
     assert point["dead"]["failures"] == fallbacks
     assert point["dead"]["p50_s"] is None
+    whole = traffic["models"]
+    assert {model: (told["calls"], told["failures"]) for model, told in whole.items()} == {
+        "alive": (13, 0),
+        "dead": (fallbacks, fallbacks),
+    }
+
+
+async def test_a_name_that_a_site_points_here_opens_nothing(service, http):
+    """DNS rebinding: to the browser the page of `site.example` and we are the same site."""
+    for headers in (
+        {"host": f"site.example:{service.port}", "sec-fetch-site": "same-origin"},
+        {"origin": "http://site.example"},
+    ):
+        for method, path in (("GET", "/v1/decisions"), ("POST", "/v1/controls"), ("POST", "/v1/chat/completions")):
+            async with http.request(method, path, headers=headers, json={"action": "off"}) as reply:
+                assert reply.status == 403
+                assert "armwise key create" in (await reply.json())["error"]["message"]
+    assert (await get(http, "/v1/controls"))["off"] is False
 
 
 @pytest.mark.parametrize(
@@ -93,6 +116,7 @@ async def test_a_fallback_counts_for_who_answered_and_the_failure_for_who_failed
         ("step=60", "step"),
         ("step=5400", "step"),
         ("step=-3600", "step"),
+        ("step=3600000000000000", "step"),
         ("since=90d&step=3600", "step"),
     ],
 )

@@ -93,6 +93,7 @@ def test_the_explorer_lists_searches_and_explains(page, served):
          "Again"]
     )  # fmt: skip
     expect(explorer).to_contain_text("the same, bit for bit")
+    expect(explorer).not_to_contain_text("Limits:")  # nobody set any
 
 
 def test_an_id_that_nobody_made_is_told(page):
@@ -217,6 +218,8 @@ def test_a_model_is_taken_out_of_service_and_back(page, served):
     expect(page.get_by_role("dialog")).to_contain_text("No request is sent to it")
     page.get_by_role("button", name="Do it").click()
     expect(controls.get_by_role("row", name="medium out of service")).to_be_visible()
+    expect(page.locator("#said")).to_have_text("Disable medium: done.")
+    expect(controls.get_by_role("heading", name="Controls")).to_be_focused()  # the button it was on is gone
     assert served.chat("Who are you?")["routing"]["excluded"] == {"medium": "switched off by the owner"}
     controls.get_by_role("button", name="Enable medium").click()
     page.get_by_role("button", name="Do it").click()

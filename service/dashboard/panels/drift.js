@@ -13,6 +13,7 @@ export default {
   title: "Drift",
   about: "Models that became worse (▼) or better (▲), and events that were told (◆).",
   everyS: 30,
+  wide: true,
   load: () => get("/v1/alarms", { limit: 100 }),
   empty: ({ alarms, suspected, canaries }) =>
     alarms.length || suspected.length || canaries.length

@@ -33,7 +33,7 @@ function features({ profile, classified, classify_s: classifyS, caller, limits }
     fixed(value, 2),
   ]);
   const wishes = Object.entries(limits ?? {}).filter(
-    ([name, value]) => String(value ?? "") !== String(NO_LIMITS[name]),
+    ([name, value]) => String(value ?? "") !== String(NO_LIMITS[name] ?? ""),
   );
   return [
     facts([
