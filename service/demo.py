@@ -1,6 +1,6 @@
 """The demo: prompts of every task type sent to an Armwise, with honest thumbs, to watch the shares move.
 
-Meant for simulated models: they tell how good each reply truly was, so the thumbs are right. The requests are ordinary
+For simulated models only: they tell how good each reply truly was, so the thumbs are right. The requests are ordinary
 chat calls; only their `simulate` object, which tells a simulated model the task type, is special.
 """
 
@@ -49,7 +49,7 @@ class DemoSummary(msgspec.Struct, frozen=True, kw_only=True):
     failed: int
     thumbs_up: int
     thumbs_down: int
-    mean_quality: float | None  # None: no reply told its quality
+    mean_quality: float
     cost_usd: float
     cells: tuple[Cell, ...]
     gains: Gains | None = None  # None: only of simulated models is known what they are worth
@@ -87,7 +87,7 @@ async def run_demo(
     the models of `world`. The key, if Armwise asks for one, must be allowed to chat, give feedback and read.
 
     Raises:
-        DemoFailed: nothing answers there, or it refuses what the demo does.
+        DemoFailed: nothing answers there, it refuses what the demo does, or its models are real.
     """
     headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
@@ -111,7 +111,7 @@ async def demonstrate(
     """The demo at `url`, else on what runs at the usual address, else on a service of its own.
 
     Raises:
-        DemoFailed: nothing answers there, or it refuses what the demo does.
+        DemoFailed: nothing answers there, it refuses what the demo does, or its models are real.
         NotStarted: its own service did not come up.
     """
     echo: Callable[[str], Any] = _silent if quiet else print
@@ -174,17 +174,15 @@ class _Demo:
         cells = known_best([await self.posteriors(tier) for tier in PROMPT_TIERS])
         tallies = [tally for found in self.rounds for tally in found.values()]
         qualities = [quality for tally in tallies for quality in tally.qualities]
-        answered = sum(tally.calls.total() for tally in tallies)
-        told_all = len(qualities) == answered  # else some model is real, whatever its name
-        truth = truths(prompts(), world.models if told_all else ())
+        truth = truths(prompts(), world.models)
         summary = DemoSummary(
             models=tuple(self.models),
             rounds=tuple(self.rounds),
-            answered=answered,
+            answered=sum(tally.calls.total() for tally in tallies),
             failed=len(self.failures),
             thumbs_up=self.thumbs[True],
             thumbs_down=self.thumbs[False],
-            mean_quality=sum(qualities) / len(qualities) if qualities else None,
+            mean_quality=sum(qualities) / len(qualities),
             cost_usd=sum(tally.cost_usd for tally in tallies),
             cells=cells,
             gains=gains_of(self.rounds, truth, world.cost_weight),
@@ -198,13 +196,16 @@ class _Demo:
         answer = await self.ask(number, task_type, prompt, streamed=position % STREAMED_EVERY == STREAMED_EVERY - 1)
         if answer is None:
             return
+        if answer.quality is None:
+            raise DemoFailed(
+                f"{answer.model} at {self.base_url} is no simulated model: prompts cost money there, and nobody knows "
+                "how good its replies are. Stop that service, and the demo starts one of its own."
+            )
         tally = self.rounds[-1].setdefault(task_type, Tally())
         tally.calls[answer.model] += 1
         tally.cost_usd += answer.cost_usd
         if answer.model not in self.models:
             self.models.append(answer.model)
-        if answer.quality is None:
-            return
         tally.qualities.append(answer.quality)
         if self.feedback:
             await self.give_thumb(answer.decision_id, up=answer.quality >= GOOD)
@@ -288,16 +289,13 @@ class _Demo:
 
     def conclude(self, summary: DemoSummary) -> None:
         """The last words."""
-        quality = "unknown" if summary.mean_quality is None else f"{summary.mean_quality:.3f}"
         lines = [
             *posteriors_table(summary.cells, summary.models),
             "",
-            f"{summary.answered} replies, mean quality {quality}, ${summary.cost_usd:.4f}.",
+            f"{summary.answered} replies, mean quality {summary.mean_quality:.3f}, ${summary.cost_usd:.4f}.",
         ]
         if self.feedback:
             lines.append(f"{summary.thumbs_up} thumbs up, {summary.thumbs_down} down.")
-        if self.feedback and summary.mean_quality is None:
-            lines.append("No thumbs were given: only simulated models tell how good their replies truly were.")
         if self.failures:
             lines.append(f"{summary.failed} calls failed; the last one so: {self.failures[-1]}")
         if summary.gains is not None:
@@ -309,10 +307,15 @@ Batch = list[tuple[int, TaskType, str]]
 
 
 def _batches(todo: list[tuple[TaskType, str]]) -> Iterator[Batch]:
-    """The prompts, numbered, in groups that are sent at once; task types mixed, as in real traffic."""
+    """The prompts, numbered, in groups that are sent at once; task types mixed, as in real traffic.
+
+    The first one goes alone: when a real model answers it, no more money is spent.
+    """
     numbered = [(position, *one) for position, one in enumerate(todo)]
     steps = -(-len(numbered) // AT_ONCE)
-    return (numbered[start::steps] for start in range(steps))
+    yield numbered[:1]
+    yield numbered[steps::steps]
+    yield from (numbered[start::steps] for start in range(1, steps))
 
 
 def _plain_reply(text: str) -> tuple[dict[str, Any], str | None]:

@@ -150,19 +150,18 @@ async def test_a_refused_key_is_said_at_once(status):
     assert len(armwise.chats) < PROMPTS
 
 
-async def test_of_models_that_do_not_tell_their_quality_no_gain_is_told():
+async def test_real_models_are_asked_once_and_no_more():
     class Real(SmallArmwise):
         async def chat(self, request):
-            reply = json.loads((await super().chat(request)).body) if not (await request.json())["stream"] else {}
-            reply.pop("simulated", None)
-            reply |= {"id": "d", "model": "small"}
-            event = f"data: {json.dumps(reply)}\n\ndata: [DONE]\n\n"
-            return web.json_response(reply) if reply.get("choices") else web.Response(text=event)
+            reply = json.loads((await super().chat(request)).body)
+            del reply["simulated"]
+            return web.json_response(reply)
 
-    summary, said = await demo(Real(), rounds=1)
-    assert summary.gains is None
-    assert "only simulated models tell" in said
-    assert "best single model" not in said
+    armwise = Real()
+    with pytest.raises(DemoFailed, match=r"small at .* is no simulated model: prompts cost money there"):
+        await demo(armwise, rounds=1)
+    assert len(armwise.chats) == 1
+    assert armwise.feedback == {}
 
 
 async def test_calls_that_fail_are_counted_and_the_others_go_on():
