@@ -1,6 +1,6 @@
 // A question before anything is changed. Resolves to the note that was typed, or to null.
 
-import { h } from "./dom.js";
+import { h, isWorking, working } from "./dom.js";
 
 export function confirmed(what, consequence, { danger = false, note = false } = {}) {
   return new Promise((resolve) => {
@@ -37,9 +37,10 @@ export function action(label, { what, consequence, name = null, danger = false, 
   const told = h("span", { class: "told", role: "status" });
   const button = h("button", { type: "button", class: danger ? "danger" : null, "aria-label": name }, label);
   button.addEventListener("click", async () => {
+    if (isWorking(button)) return;
     const words = await confirmed(what(), consequence(), { danger, note });
     if (words === null) return;
-    button.disabled = true;
+    working([button], true);
     told.textContent = "…";
     try {
       await run(words);
@@ -49,7 +50,7 @@ export function action(label, { what, consequence, name = null, danger = false, 
     } catch (error) {
       told.textContent = error.message;
     } finally {
-      button.disabled = false;
+      working([button], false);
     }
   });
   return h("span", { class: "action" }, button, told);

@@ -52,6 +52,13 @@ export function table(caption, columns, rows) {
 export const figures = (caption, columns, rows) =>
   h("details", { class: "figures" }, h("summary", {}, "As a table"), table(caption, columns, rows));
 
+// Whether buttons take clicks. They are not `disabled`: the keyboard would lose its place.
+export function working(buttons, is) {
+  for (const button of buttons) button.setAttribute("aria-disabled", String(is));
+}
+
+export const isWorking = (button) => button.getAttribute("aria-disabled") === "true";
+
 export const option = (value, text, chosen = false) => h("option", { value, selected: chosen }, text);
 
 export function choice(label, options, attributes = {}) {

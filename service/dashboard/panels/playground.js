@@ -1,7 +1,7 @@
 // The playground: send a prompt, see why the model was chosen, say whether the reply was good.
 
 import { get, post } from "../api.js";
-import { choice, h, option, table } from "../dom.js";
+import { choice, h, isWorking, option, table, working } from "../dom.js";
 import { fixed, usd } from "../format.js";
 import { bar, modelMark } from "../marks.js";
 import { colourOf } from "../palette.js";
@@ -94,15 +94,16 @@ export default {
       messages: [{ role: "user", content: prompt.value }],
       router: { user: "dashboard" },
     });
-    const working = async (work) => {
-      for (const button of buttons) button.disabled = true;
+    const tell = async (work) => {
+      if (isWorking(buttons[0])) return;
+      working(buttons, true);
       told.replaceChildren(h("p", { class: "message" }, "Waiting for the reply …"));
       try {
         told.replaceChildren(...(await work()).flat(Infinity).filter(Boolean));
       } catch (error) {
         told.replaceChildren(h("p", { class: "message bad", role: "alert" }, error.message));
       } finally {
-        for (const button of buttons) button.disabled = false;
+        working(buttons, false);
       }
     };
     const form = h(
@@ -114,11 +115,11 @@ export default {
     );
     form.addEventListener("submit", (event) => {
       event.preventDefault();
-      working(async () => answered(await post("/v1/chat/completions", body())));
+      tell(async () => answered(await post("/v1/chat/completions", body())));
     });
     buttons[1].addEventListener("click", () => {
       if (!form.reportValidity()) return;
-      working(async () => {
+      tell(async () => {
         const routing = await post("/v1/route", body());
         return [h("h3", {}, "Would be chosen"), ...why(routing, routing.expected_cost_usd)];
       });
