@@ -16,14 +16,14 @@ from sqlalchemy import Connection, Text, and_, bindparam, case, cast, func, sele
 from bandit import experiments as plan
 from service.database import Database
 from service.experiments.lifecycle import Experiment
-from service.experiments.outcomes import Outcome, expected_quality, outcomes
+from service.experiments.outcomes import Outcome, Rated, expected_quality, outcomes
 from service.store import total
 from service.tables import exposures
 
 STORED_AFTER_S = 5.0  # what belongs to a unit's time is in the database when its end is as long ago
 
 _PAGE = 500  # units closed in one transaction
-_READ_PAGE = 10_000
+_READ_PAGE = 2_000  # to decode more at once would hold up the event loop of the process
 _DAY_S = 86_400.0
 _LAST_DAY = 1e6  # further ones are damage
 
@@ -171,8 +171,8 @@ def columns(one: Experiment, read: Sequence[_Read]) -> plan.Units:
         variant=np.array([index[each.variant] for each in read], dtype=np.int64),
         requests=np.array([each.requests for each in found], dtype=np.int64),
         gave_feedback=np.array([each.rated > 0 for each in found], dtype=np.bool_),
-        numerators={name: _vector([pair[0] for pair in pairs]) for name, pairs in sums.items()},
-        denominators={name: _vector([pair[1] for pair in pairs]) for name, pairs in sums.items()},
+        numerators={name: _vector(totals) for name, (totals, _) in sums.items()},
+        denominators={name: _vector(numbers) for name, (_, numbers) in sums.items()},
         covariate=_vector([each.expected for each in found]),
         day=np.clip(since // _DAY_S, 0.0, _LAST_DAY).astype(np.int64),
     )
@@ -182,16 +182,22 @@ def _vector(values: Sequence[float | None]) -> plan.Vector:
     return np.array(values, dtype=np.float64)  # None becomes NaN
 
 
-def _sums(metric: str, found: Sequence[Outcome]) -> list[tuple[float | None, float]]:
+_NONE = Rated(0.0, 0)
+
+
+def _sums(metric: str, found: Sequence[Outcome]) -> tuple[list[float | None], list[int]]:
+    """A metric's numerators and denominators."""
+    ended = [one.ended for one in found]
     match metric:
         case "failure":
-            return [(one.failed, one.ended) for one in found]
+            return [one.failed for one in found], ended
         case "late":
-            return [(one.late, one.ended) for one in found]
+            return [one.late for one in found], ended
         case "refusal":
-            return [(one.refused, one.ended) for one in found]
+            return [one.refused for one in found], ended
         case "cost_usd":
-            return [(one.cost_usd, one.ended) for one in found]
+            return [one.cost_usd for one in found], ended
         case "feedback":
-            return [(one.rated, one.requests) for one in found]
-    return [one.ratings.get(metric, (0.0, 0)) for one in found]
+            return [one.rated for one in found], [one.requests for one in found]
+    rated = [one.ratings.get(metric, _NONE) for one in found]
+    return [one.total for one in rated], [one.number for one in rated]

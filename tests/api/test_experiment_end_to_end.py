@@ -1,7 +1,6 @@
 """An experiment from its design to its verdict: a killed service, two workers, and every thumb counted once."""
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -9,11 +8,12 @@ import sys
 from collections import Counter
 
 import aiohttp
+import msgspec
 import pytest
 from sqlalchemy import select
 
 from service.database import Database
-from service.experiments.outcomes import Outcome
+from service.experiments.outcomes import Outcome, Rated
 from service.tables import decisions, exposures, rewards
 from tests.api.test_crash import ready
 
@@ -184,14 +184,14 @@ async def check_counts(database_url, users, report):
     for row in units:
         outcome = decoded(row["outcome"])
         assert outcome.requests == asked[row["unit"]]
-        assert outcome.ratings.get("quality", (0.0, 0))[1] == rated[row["unit"]]
+        assert outcome.ratings.get("quality", Rated(0.0, 0)).number == rated[row["unit"]]
     sides = report["report"]["sides"]
     assert sum(side["requests"] for side in sides) == sum(asked.values()) <= len(made)
     assert sum(rated.values()) > 0.8 * USERS * REQUESTS  # few were late: they waited for the killed service
 
 
 def decoded(content):
-    return Outcome(*json.loads(content))
+    return msgspec.json.decode(content, type=Outcome)
 
 
 async def until(condition, *arguments):

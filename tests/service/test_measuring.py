@@ -21,7 +21,7 @@ from service.experiments.holdout import headline, look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, create, current, list_steps, take
 from service.experiments.looks import Compared, Look, claim, drawn, is_news, keep_look, last_looks, list_looks
 from service.experiments.measuring import STORED_AFTER_S, close_due, closed_units, counts
-from service.experiments.outcomes import Outcome
+from service.experiments.outcomes import Outcome, Rated
 from service.experiments.verdicts import News, look_at, look_at_all, report_on
 from service.settings import Holdout, Settings
 
@@ -129,7 +129,7 @@ async def test_a_unit_by_hand(database, asked, attempt_row):
     assert (found.requests, found.rated, found.ended) == (6, 2, 4)
     assert (found.failed, found.late, found.refused) == (1, 1, 1)
     assert found.cost_usd == pytest.approx(0.05)
-    assert found.ratings == {"quality": (1.25, 3), "tone": (0.5, 1)}
+    assert found.ratings == {"quality": Rated(1.25, 3), "tone": Rated(0.5, 1)}
 
 
 async def test_a_closed_unit_never_changes_and_is_counted_once(database, asked, attempt_row):
@@ -137,7 +137,7 @@ async def test_a_closed_unit_never_changes_and_is_counted_once(database, asked, 
     await log(database, decisions=[asked("d")], attempts=[attempt_row("d")], rewards=[rated("d", 1.0, START + 1)])
     assert await asyncio.gather(*(close_due(database, one, START + OVER) for _ in range(3)))
     before = await outcome(database)
-    assert before.ratings == {"quality": (1.0, 1)}
+    assert before.ratings == {"quality": Rated(1.0, 1)}
     await log(database, rewards=[rated("d", 0.0, START + 2, source="api")])
     await database.write(lambda connection: connection.execute(delete(tables.attempts)))
     await database.write(lambda connection: connection.execute(delete(tables.decisions)))
@@ -181,7 +181,7 @@ async def test_units_read_together_say_what_they_say_one_by_one(database):
         asked_, rated_ = int(random.geometric(0.2)), int(random.random() < 0.6)
         said = Outcome(
             asked_, rated_, asked_, int(random.random() < 0.1), 0, 0, random.random(), random.random(),
-            {"quality": (random.random() * rated_, rated_)},
+            {"quality": Rated(random.random() * rated_, rated_)},
         )  # fmt: skip
         day, variant = number // 5_000, ("control", "treated")[int(random.integers(2))]
         content = msgspec.json.encode(said).decode() if number % 1_000 else ("{", "[1]", "", "[\n]", "x,y")[number % 5]
@@ -197,11 +197,11 @@ async def test_units_read_together_say_what_they_say_one_by_one(database):
         requests=np.array([each[1].requests for each in read]),
         gave_feedback=np.array([each[1].rated > 0 for each in read]),
         numerators={
-            "quality": np.array([each[1].ratings["quality"][0] for each in read]),
+            "quality": np.array([each[1].ratings["quality"].total for each in read]),
             "failure": np.array([float(each[1].failed) for each in read]),
         },
         denominators={
-            "quality": np.array([float(each[1].ratings["quality"][1]) for each in read]),
+            "quality": np.array([float(each[1].ratings["quality"].number) for each in read]),
             "failure": np.array([float(each[1].ended) for each in read]),
         },
         covariate=np.array([each[1].expected for each in read]),
