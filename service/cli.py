@@ -1,8 +1,11 @@
 """The command `armwise`. Each command imports only what it runs."""
 
 import asyncio
+import contextlib
 import errno
+import io
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -46,6 +49,8 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a character is no fault
         try:
             return super().invoke(ctx)
         except ConfigurationError as error:
@@ -122,10 +127,11 @@ def with_database(config: Path | None, work: "Callable[[Connection], T]") -> T:
 @click.option("--port", type=click.IntRange(1, 65535), help="Port to listen on. Default: server.port, 8402.")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: server.workers, 1.")
 def serve(config: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
-    """Migrate the database and serve."""
+    """Migrate the database and serve. Ctrl-C stops it, when the requests under way are answered."""
     from service.serving import serve as run
 
-    run(read(config), config, host=host, port=port, workers=workers)
+    with contextlib.suppress(KeyboardInterrupt):
+        run(read(config), config, host=host, port=port, workers=workers)
 
 
 @main.command()

@@ -1,6 +1,7 @@
 """What several commands share: options, and a look at the configured database."""
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import Callable
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from service.terminal import encodable
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -30,7 +33,8 @@ def echo_json(value: Any) -> None:
     """Print a value as JSON that people can read, too."""
     import msgspec  # noqa: PLC0415 - a command imports only what it runs
 
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
+    text = msgspec.json.format(msgspec.json.encode(value)).decode()
+    click.echo(text if encodable(text) else json.dumps(json.loads(text), indent=2))
 
 
 def seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:

@@ -133,9 +133,18 @@ def interval_plot(rows: Sequence[tuple[str, float, float, float]]) -> Iterator[s
     yield from table([*drawn, ["", left + to_right.rjust(size - len(left))]]) if drawn else ()
 
 
+def encodable(text: str) -> bool:
+    """Whether standard output can hold `text`: under a locale that is not UTF-8 it may not."""
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def plots() -> bool:
-    """Whether small plots are drawn: only where a person looks."""
-    return width() is not None
+    """Whether small plots are drawn: only where a person looks, and the terminal has the characters."""
+    return width() is not None and encodable(_LEVELS + interval_bar(-1.0, 0.0, 1.0))
 
 
 def styled(text: str, **style: bool | str) -> str:

@@ -215,6 +215,35 @@ def test_ctrl_c_ends_without_a_traceback(tmp_path):
     assert "Aborted!" in err
 
 
+def test_ctrl_c_is_how_a_server_is_stopped(tmp_path, unused_tcp_port):
+    process = started(tmp_path, "serve", "--port", str(unused_tcp_port))
+    for line in process.stderr:
+        if "serves:" in line:  # the classifier: requests are taken
+            break
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert "Aborted" not in err
+    assert "Traceback" not in err
+
+
+def test_a_terminal_that_lacks_characters_is_no_fault(tmp_path):
+    environ = {**os.environ, "PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"}
+
+    def armwise(*words):
+        done = subprocess.run(
+            [sys.executable, "-m", "service", "key", *words], cwd=tmp_path, env=environ, capture_output=True, check=True
+        )
+        return done.stdout.decode("latin-1")
+
+    armwise("create", "--name", "钥匙")
+    assert armwise("list").endswith("??\n")
+    assert json.loads(armwise("list", "--json"))[0]["name"] == "钥匙"
+    said = terminal(tmp_path, "demo", "--rounds", "1", columns=60, PYTHONIOENCODING="latin-1")
+    assert "Traceback" not in said
+    assert "routing against" in said
+
+
 def test_a_reader_that_goes_away_is_no_fault(tmp_path):
     process = started(tmp_path, "check")
     process.stdout.close()
