@@ -154,7 +154,7 @@ def course(looks: Sequence[Look], most: int = 12) -> list[str]:
     """How the interval went, in lines; of many looks some, with the last one."""
     known = [look for look in looks if any(each.low is not None for each in look.compared)]
     step = max(1, -(-len(known) // most))
-    rows = [["at", "variant", "units", "difference", "interval"]]
+    rows = [["at (UTC)", "variant", "units", "difference", "interval"]]
     for look in known[::-1][::step][::-1]:
         at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(look.at))
         rows += [
