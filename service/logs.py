@@ -34,6 +34,8 @@ _FOLDER = Path(__file__).parent
 _SANE_ID = re.compile(rb"[!-~]{1,128}")
 _OUR_KEY = re.compile(r"\baw-[\w-]{8,}")
 _CONTROL = {code: repr(chr(code))[1:-1] for code in (*range(9), *range(11, 32), 127, 133, 8232, 8233)}
+_MOST_CHARACTERS = 8_000  # of a message: cleaning as many takes a millisecond
+_MOST_FRAMES = 20  # of a traceback, the last ones
 _PROCESS = os.urandom(5).hex()
 _numbers = count(1)
 _access = logging.getLogger(ACCESS)
@@ -171,7 +173,7 @@ def _told(error: BaseException, told: set[int]) -> Iterator[str]:
         yield from _told(cause, told)
         yield "which led to:"
     yield "Traceback (most recent call last):"
-    yield from (line.rstrip("\n") for line in traceback.format_tb(error.__traceback__))
+    yield from (line.rstrip("\n") for line in traceback.format_tb(error.__traceback__, limit=-_MOST_FRAMES))
     kind, words = type(error).__name__, words_of(error)
     yield words if words.startswith(kind) else f"{kind}: {words}"
     if isinstance(error, BaseExceptionGroup):
@@ -220,6 +222,9 @@ class Lines(logging.Formatter):
             return f"{record.msg} (with values that do not fit)"
 
     def _clean(self, text: str) -> str:
+        if len(text) > _MOST_CHARACTERS:  # up to a space: half a key would not be known for one
+            kept = text[:_MOST_CHARACTERS].rpartition(" ")[0]
+            text = f"{kept} ... ({len(text) - len(kept):,} characters more)"
         text = text.encode("utf-8", "backslashreplace").decode()
         return _OUR_KEY.sub("[secret]", scrub(text, self._secrets))
 

@@ -129,6 +129,21 @@ def test_a_library_that_shows_values_below_its_first_line_is_cut():
     assert PROMPT not in TextLines().format(record(told, logger="asyncio"))
 
 
+def test_a_long_message_is_cut_between_two_words():
+    line = TextLines([KEY]).format(record("%s", "word " * 1_598 + KEY + " and more"))
+    assert KEY[:4] not in line
+    assert line.endswith("word ... (33 characters more)")
+
+    def deep(depth):
+        return deep(depth - 1) if depth else 1 / 0
+
+    try:
+        deep(500)
+    except ZeroDivisionError as error:
+        line = TextLines().format(record("failed", error=error))
+    assert "Previous line repeated 17 more times" in line
+
+
 def test_a_line_whose_values_do_not_fit_is_written_without_them():
     line = TextLines().format(record("%d rows", PROMPT))
     assert "%d rows (with values that do not fit)" in line
