@@ -236,7 +236,7 @@ def pages(shape: Shape, asked: str) -> dict[str, str]:
         "traffic of a day": "/v1/traffic",
         "traffic of a week": "/v1/traffic?since=7d&step=21600",
         "traffic of a month": "/v1/traffic?since=30d&step=86400",
-        "traffic of a month by the hour": "/v1/traffic?since=30d&step=3600",
+        "traffic of a week by the hour": "/v1/traffic?since=7d&step=3600",
         "traffic of a quarter by the day": "/v1/traffic?since=90d&step=86400",
         "traffic of a task type": "/v1/traffic?since=30d&step=86400&task_type=Rewrite",
         "decisions": "/v1/decisions",

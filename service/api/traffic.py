@@ -21,7 +21,7 @@ Since = Annotated[str, QueryParameter(description="how long ago it begins: a num
 Step = Annotated[int, QueryParameter(description="seconds of a step; whole hours")]
 Limit = Annotated[int, QueryParameter(ge=1, le=200, description="decisions at most")]
 
-_MOST_STEPS = 1_000
+_MOST_STEPS = 200  # a week by the hour; of forty models, more takes seconds
 _LONGEST_STEP_H = 366 * 24
 _UNITS_H = {"h": 1.0, "d": 24.0, "w": 168.0}
 

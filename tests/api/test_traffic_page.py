@@ -118,6 +118,7 @@ async def test_a_name_that_a_site_points_here_opens_nothing(service, http):
         ("step=-3600", "step"),
         ("step=3600000000000000", "step"),
         ("since=90d&step=3600", "step"),
+        ("since=201h&step=3600", "step"),
     ],
 )
 async def test_traffic_that_cannot_be_told_is_a_clear_400(http, query, param):
