@@ -31,6 +31,8 @@ def test_a_key_opens_what_it_may(folder, open_page):
         expect(refused).to_have_count(1)  # the playground needs another scope
         expect(page.locator("#playground").get_by_role("alert")).to_contain_text("lacks the scope 'chat'")
         expect(page.locator("#shares")).to_contain_text("No requests in this time.")
+        expect(page.locator("#reliability")).to_contain_text("No requests in this time.")
+        expect(page.locator("#reliability tbody tr")).to_have_count(3)  # breakers are told without any traffic
         expect(page.locator("#experiments")).to_contain_text("No experiment stands.")
         expect(page.locator("#drift")).to_contain_text("No model was found to have changed")
         expect(page.locator("#decisions")).to_contain_text("No decision fits this search.")

@@ -35,6 +35,32 @@ const switches = (breakers, reload) =>
     ]),
   );
 
+const calls = (models, whole) => [
+  table(
+    "Reliability by model",
+    ["model", "requests#", "calls#", "failed#", "share#", "fallbacks#", "p50#", "p95#"],
+    models.map((model) => {
+      const { decisions, calls: made, failures, fallbacks, p50_s: p50, p95_s: p95 } = whole[model];
+      return [
+        modelMark(model),
+        count(decisions),
+        count(made),
+        count(failures),
+        percent(made ? failures / made : null),
+        count(fallbacks),
+        seconds(p50),
+        seconds(p95),
+      ];
+    }),
+  ),
+  h(
+    "p",
+    { class: "hint" },
+    "Requests that it answered; calls to it, of which the share failed. p50 and p95: half, and 95 %, of the calls that " +
+      "succeeded took less.",
+  ),
+];
+
 export default {
   id: "reliability",
   title: "Reliability and breakers",
@@ -45,31 +71,8 @@ export default {
     const [found, breakers] = await Promise.all([traffic(range), get("/v1/breakers")]);
     return { ...found, breakers };
   },
-  empty: ({ points }) => (points.length ? null : NO_TRAFFIC),
   draw: ({ models, whole, breakers }, _, reload) => [
-    table(
-      "Reliability by model",
-      ["model", "requests#", "calls#", "failed#", "share#", "fallbacks#", "p50#", "p95#"],
-      models.map((model) => {
-        const { decisions, calls, failures, fallbacks, p50_s: p50, p95_s: p95 } = whole[model];
-        return [
-          modelMark(model),
-          count(decisions),
-          count(calls),
-          count(failures),
-          percent(calls ? failures / calls : null),
-          count(fallbacks),
-          seconds(p50),
-          seconds(p95),
-        ];
-      }),
-    ),
-    h(
-      "p",
-      { class: "hint" },
-      "Requests that it answered; calls to it, of which the share failed. p50 and p95: half, and 95 %, of the calls that " +
-        "succeeded took less.",
-    ),
+    models.length ? calls(models, whole) : h("p", { class: "message" }, NO_TRAFFIC),
     h("h3", {}, "Breakers"),
     breakers.enabled
       ? [
