@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bandit.vocabulary import TASK_TYPES
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
 from service.options import config_option, echo_json, json_option
 
 if TYPE_CHECKING:
-    from bandit.vocabulary import TaskType
+    from bandit.vocabulary import PromptTier, TaskType
     from service.control_actions import Asked
     from service.controls import Action, Control
     from service.setup import Setup
@@ -37,29 +37,35 @@ def posterior() -> None:
 @task_option
 @model_option
 @click.option(
+    "--tier", type=click.Choice(PROMPT_TIERS), help="Of prompts of this tier. Default: the mean of all three tiers."
+)
+@click.option(
     "--days", default=7.0, show_default=True, type=click.FloatRange(min=0.0), help="Versions of so many days."
 )
 @click.option("--limit", default=20, show_default=True, type=click.IntRange(0), help="Versions at most.")
 @json_option
 def list_posteriors(
-    config: Path | None, task_type: "TaskType | None", model: str | None, days: float, limit: int, *, as_json: bool
-) -> None:
+    config: Path | None, task_type: "TaskType | None", model: str | None, tier: "PromptTier | None", *, as_json: bool,
+    **of_versions: Any,
+) -> None:  # fmt: skip
     """Show what is believed now, what is held, and the versions that decisions were taken on."""
     from service.cli import with_database
     from service.control_actions import knowledge_of, shown, versions
     from service.posteriors import posterior_cells
     from service.terminal import plots, show, table
 
-    setup, now = _setup(config), time.time()
+    setup, now, days = _setup(config), time.time(), of_versions["days"]
     knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
     controls = knowledge.controls
     cells = [
         {**cell, "held_since": held.at if held else None, "held_by": held.action if held else None}
-        for cell in posterior_cells(setup, knowledge, task_type=task_type)
+        for cell in posterior_cells(setup, knowledge, task_type=task_type, tier=tier)
         if model in (None, cell["model"])
         for held in [controls.since.get((cell["task_type"], cell["model"]))]
     ]
-    found = with_database(config, lambda connection: versions(connection, now - days * _DAY_S, limit, task_type))
+    found = with_database(
+        config, lambda connection: versions(connection, now - days * _DAY_S, of_versions["limit"], task_type)
+    )
     out = sorted(controls.disabled)
     if as_json:
         off = {"at": controls.off.at, "who": controls.off.who} if controls.off is not None else None

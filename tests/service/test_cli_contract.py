@@ -244,6 +244,12 @@ def test_a_terminal_that_lacks_characters_is_no_fault(tmp_path):
     assert "routing against" in said
 
 
+def test_nowhere_to_write_to_is_no_fault(tmp_path):
+    line = f"exec {sys.executable} -m service check >&-"
+    done = subprocess.run(["sh", "-c", line], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_reader_that_goes_away_is_no_fault(tmp_path):
     process = started(tmp_path, "check")
     process.stdout.close()

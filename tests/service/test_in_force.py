@@ -345,6 +345,18 @@ def test_the_command_freezes_lists_and_switches(tmp_path, monkeypatch):
     assert "did you mean `small`" in said
 
 
+def test_the_command_lists_what_is_believed_of_prompts_of_a_tier(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def means(*said):
+        done = CliRunner().invoke(main, ["posterior", "list", "--task", "Rewrite", "--model", "large", "--json", *said])
+        [cell] = json.loads(done.stdout)["cells"]
+        return cell["mean"]
+
+    assert (means("--tier", "simple"), means("--tier", "complex")) == pytest.approx((0.83, 0.72))  # the tiers' priors
+    assert means() == pytest.approx((0.83 + 0.79 + 0.72) / 3)
+
+
 def test_the_command_takes_models_out_of_service_and_back_and_says_who_and_why(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -352,7 +364,7 @@ def test_the_command_takes_models_out_of_service_and_back_and_says_who_and_why(t
         done = CliRunner().invoke(main, ["posterior", *said])
         return done.exit_code, done.output
 
-    assert armwise("disable", "large", "--note", "the provider is down")[1].startswith("large is out of service.")
+    assert "large is out of service." in armwise("disable", "large", "--note", "the provider is down")[1]
     assert "Out of service: large." in armwise("list", "--task", "Rewrite")[1]
     assert json.loads(armwise("list", "--json")[1])["disabled"] == ["large"]
     assert armwise("disable", "medium")[0] == 0
