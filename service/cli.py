@@ -20,7 +20,7 @@ from service.evaluate_cli import evaluate, replay, report
 from service.experiment_cli import experiment
 from service.experiment_report_cli import experiment_report
 from service.import_cli import import_settings
-from service.options import echo_json, json_option, migrated
+from service.options import Words, config_option, echo_json, json_option, migrated
 from service.posterior_cli import posterior
 from service.prior_cli import prior
 from service.quiz_cli import quiz
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 T = TypeVar("T")
-
-config_option = click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The settings file. Default: armwise.toml in this folder; without one, three simulated models.",
-)
 
 
 class Commands(click.Group):
@@ -236,7 +230,7 @@ def key() -> None:
 
 @key.command("create")
 @config_option
-@click.option("--name", required=True, help="What the key is for.")
+@click.option("--name", required=True, type=Words(1, 128), help="What the key is for.")
 @click.option(
     "--scope",
     "scopes",

@@ -24,8 +24,26 @@ _UNITS_S = {"m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
 config_option = click.option(
     "--config",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
+    help="The settings file. Default: armwise.toml in this folder; without one, three simulated models.",
 )
+
+
+class Words(click.ParamType[str]):
+    """Text of so many characters in one line, as the database takes it."""
+
+    name = "text"
+
+    def __init__(self, least: int, most: int) -> None:
+        self._least, self._most = least, most
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text as it is."""
+        if not self._least <= len(value) <= self._most or not value.isprintable():
+            expected = f"{self._least} to {self._most:,} characters in one line"
+            self.fail(f"found {len(value):,} characters; expected {expected}.", param, ctx)
+        return value
+
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
 
 

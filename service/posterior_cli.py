@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
-from service.options import config_option, echo_json, json_option
+from service.options import Words, config_option, echo_json, json_option
 
 if TYPE_CHECKING:
     from bandit.vocabulary import PromptTier, TaskType
@@ -24,7 +24,7 @@ task_option = click.option(
     "--task", "task_type", type=click.Choice(TASK_TYPES), help="Only this task type. Default: all."
 )
 model_option = click.option("--model", help="Only this model. Default: all.")
-note_option = click.option("--note", default="", help="Why; kept in the audit log.")
+note_option = click.option("--note", default="", type=Words(0, 1_000), help="Why; kept in the audit log.")
 
 
 @click.group()

@@ -170,6 +170,22 @@ def test_a_database_of_a_newer_version_is_a_line_and_ends_with_1(run, tmp_path):
         assert done.stdout == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["key", "create", "--name", ""], "found 0 characters; expected 1 to 128"),
+        (["key", "create", "--name", "a" * 129], "found 129 characters"),
+        (["key", "create", "--name", "two\nlines"], "in one line"),
+        (["posterior", "off", "--note", "a" * 1001], "found 1,001 characters; expected 0 to 1,000"),
+    ],
+)
+def test_text_that_the_database_would_not_take_is_refused(words, found, run, tmp_path):
+    done = run(*words)
+    assert done.exit_code == 2
+    assert found in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_database_that_had_to_be_made_is_told_once(run):
     first = run("key", "list", "--json")
     assert "There was no database at data/armwise.db" in first.stderr
