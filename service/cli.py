@@ -150,6 +150,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
     "--url",
     help="Where Armwise runs. Default: http://127.0.0.1:8402; when nothing runs there, one is started for the demo.",
 )
+@click.option("--own", is_flag=True, help="Start one for the demo, whatever runs.")
 @click.option(
     "--seconds", default=60.0, show_default=True, type=click.FloatRange(0.0, min_open=True), help="How long it takes."
 )
@@ -163,6 +164,8 @@ def demo(url: str | None, **given: Any) -> None:
     """
     from service.demo import demonstrate
 
+    if url and given["own"]:
+        raise click.UsageError("Give --url or --own, one of both.")
     key, as_json = os.environ.get("ARMWISE_API_KEY"), given.pop("as_json")
     summary = asyncio.run(demonstrate(url, **given, api_key=key, quiet=as_json))
     if as_json:

@@ -106,9 +106,9 @@ async def run_demo(
 
 
 async def demonstrate(
-    url: str | None, *, seconds: float, rounds: int | None, feedback: bool, api_key: str | None, quiet: bool
+    url: str | None, *, own: bool, seconds: float, rounds: int | None, feedback: bool, api_key: str | None, quiet: bool
 ) -> DemoSummary:
-    """The demo at `url`, else on what runs at the usual address, else on a service of its own.
+    """The demo at `url`, else on what runs at the usual address, else, or with `own`, on a service of its own.
 
     Raises:
         DemoFailed: nothing answers there, it refuses what the demo does, or its models are real.
@@ -117,11 +117,11 @@ async def demonstrate(
     echo: Callable[[str], Any] = _silent if quiet else print
     given: dict[str, Any] = {"feedback": feedback, "api_key": api_key, "echo": echo}
     given |= {"seconds": seconds} if rounds is None else {"rounds": rounds}
-    if url is None and await answers(USUAL_URL):
+    if url is None and not own and await answers(USUAL_URL):
         url = USUAL_URL
     async with contextlib.AsyncExitStack() as stack:
         if url is None:
-            echo("Nothing runs yet: a service with simulated models is started for the demo.")
+            echo("A service with simulated models is started for the demo.")
             echo("They are made up so that each is best at some tasks; nobody tells the service at which.")
             url, given["world"] = await stack.enter_async_context(own_service()), own_world()
         echo(f"Watch it at {url}/dashboard, too.\n")
@@ -199,7 +199,7 @@ class _Demo:
         if answer.quality is None:
             raise DemoFailed(
                 f"{answer.model} at {self.base_url} is no simulated model: prompts cost money there, and nobody knows "
-                "how good its replies are. Stop that service, and the demo starts one of its own."
+                "how good its replies are. With --own the demo starts a service of its own."
             )
         tally = self.rounds[-1].setdefault(task_type, Tally())
         tally.calls[answer.model] += 1

@@ -128,7 +128,7 @@ async def test_in_its_own_world_it_beats_the_best_single_model(tmp_path, monkeyp
 
 def test_ctrl_c_ends_it_and_its_service(tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "demo", "--seconds", "300"], cwd=tmp_path, text=True,
+        [sys.executable, "-m", "service", "demo", "--own", "--seconds", "300"], cwd=tmp_path, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "TMPDIR": str(tmp_path)},
     )  # fmt: skip

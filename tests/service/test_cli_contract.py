@@ -210,6 +210,12 @@ def test_the_help_of_completion_keeps_its_lines(run):
     assert "bash: armwise completion bash > ~/.local/share/bash-completion/completions/armwise" in lines
 
 
+def test_a_demo_is_at_an_address_or_of_its_own(run):
+    done = run("demo", "--own", "--url", "http://127.0.0.1:1")
+    assert done.exit_code == 2
+    assert "one of both" in done.stderr
+
+
 @pytest.mark.parametrize("url", ["notaurl", "http://", "http://[::1"])
 @pytest.mark.parametrize("words", ["demo", "route Hello"])
 def test_what_is_no_address_is_a_line(words, url, run):
@@ -255,7 +261,7 @@ def test_a_terminal_that_lacks_characters_is_no_fault(tmp_path):
     armwise("create", "--name", "钥匙")
     assert armwise("list").endswith("??\n")
     assert json.loads(armwise("list", "--json"))[0]["name"] == "钥匙"
-    said = terminal(tmp_path, "demo", "--rounds", "1", columns=60, PYTHONIOENCODING="latin-1")
+    said = terminal(tmp_path, "demo", "--own", "--rounds", "1", columns=60, PYTHONIOENCODING="latin-1")
     assert "Traceback" not in said
     assert "routing against" in said
 
