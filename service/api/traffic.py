@@ -15,10 +15,11 @@ from service.errors import BadRequest
 from service.listing import Wanted, newest, position
 from service.parts import Parts
 from service.traffic import HOUR_S, hour_of
-from service.traffic_series import points, series, whole
+from service.traffic_series import models, points, series, whole
 
 Since = Annotated[str, QueryParameter(description="how long ago it begins: a number with h, d or w, such as 24h")]
 Step = Annotated[int, QueryParameter(description="seconds of a step; whole hours")]
+Latency = Annotated[bool, QueryParameter(description="whether each step tells latencies; the whole time always does")]
 Limit = Annotated[int, QueryParameter(ge=1, le=200, description="decisions at most")]
 
 _MOST_STEPS = 200  # a week by the hour; of forty models, more takes seconds
@@ -32,6 +33,7 @@ async def traffic(
     since: Since = "24h",
     step: Step = 3600,
     task_type: FromQuery[TaskType | None] = None,
+    latency: Latency = True,  # noqa: FBT002 - a query has no other way
 ) -> dict[str, Any]:
     """Decisions, calls, failures, fallbacks, cost, ratings and latency of each model, in steps of whole hours.
 
@@ -51,9 +53,19 @@ async def traffic(
             "Ask for longer steps or a shorter time.",
             param="step",
         )
-    rows = await parts.database.read(partial(series, first=first, steps=steps, step_h=step_h, task_type=task_type))
-    told = await asyncio.to_thread(lambda: (whole(rows), points(rows, first, steps, step_h)))
-    return {"since": first * HOUR_S, "until": now, "step_s": step, "models": told[0], "points": told[1]}
+    rows, totals = await parts.database.read(
+        lambda connection: (
+            series(connection, first, steps, step_h, task_type, latency=latency),
+            whole(connection, first, steps, step_h, task_type),
+        )
+    )
+    return {
+        "since": first * HOUR_S,
+        "until": now,
+        "step_s": step,
+        "models": models(totals),
+        "points": await asyncio.to_thread(points, rows, first, steps, step_h),
+    }
 
 
 def _step_hours(step: int) -> int:

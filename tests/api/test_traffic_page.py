@@ -53,6 +53,14 @@ async def test_traffic_over_a_day(service, http):
     said = sum(model["mean_rating"] * model["ratings"] for model in models_told)
     assert said == pytest.approx(2.0)
     assert {model: told["decisions"] for model, told in found["models"].items()} == Counter(models)
+    without = await get(http, "/v1/traffic", latency="false")
+    assert without["models"] == found["models"]
+    for point, quick in zip(found["points"], without["points"], strict=True):
+        left = {"p50_s", "p95_s"}
+        assert quick["models"] == {
+            model: {name: value for name, value in told.items() if name not in left}
+            for model, told in point["models"].items()
+        }
     assert sum(told["calls"] for told in found["models"].values()) == summed(found, "calls") == 6
     assert all(0.0 <= told["mean_lag_s"] < 60.0 for told in found["models"].values())
     stats = await get(http, "/stats")

@@ -8,7 +8,7 @@ import { OWN_COLOURS, rest, byOrder, colourOf } from "../palette.js";
 
 // What the traffic panels share: buckets in order of time, and all models that were used.
 export async function traffic(range) {
-  const found = await get("/v1/traffic", { since: range.since, step: range.step });
+  const found = await get("/v1/traffic", { since: range.since, step: range.step, latency: false });
   const points = found.points.filter((point) => Object.keys(point.models).length > 0);
   const models = byOrder(new Set(points.flatMap((point) => Object.keys(point.models))));
   return { points, models, at: points.map((point) => point.at), whole: found.models };
