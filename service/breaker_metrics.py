@@ -21,7 +21,9 @@ class BreakerMetrics(Instruments):
         self._breaker_state = self.gauge(
             "armwise_breaker_state", "0: closed, 1: half-open, 2: open; the worst of all workers.", "livemax", "model"
         )
-        self._breaker_opened = self.counter("armwise_breaker_opened", "Times a breaker opened; a trial that fails is none.", "model")
+        self._breaker_opened = self.counter(
+            "armwise_breaker_opened", "Times a breaker opened; a trial that fails is none.", "model"
+        )
         self._breaker_skipped = self.counter(
             "armwise_breaker_skipped", "Requests that a model could have served but for its breaker.", "model"
         )
