@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from service.classifiers.model_queue import ModelQueue, Read
 from service.classifiers.models import NvidiaModel
 from service.classifiers.nvidia import load_nvidia
 from service.classifiers.nvidia.checkpoint import open_checkpoint
 from service.classifiers.nvidia.heads import answer_of
-from service.metrics import Metrics
-from service.model_queue import ModelQueue, Read
+from service.metrics.catalogue import Metrics
 
 # Quantiles of the tokens of a text, [CLS] and [SEP] included, between 6 and 120.
 MIXES = {

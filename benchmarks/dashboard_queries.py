@@ -36,10 +36,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Choice, DimensionScores, Limits, PromptProfile
 from benchmarks.processes import Server, free_port, machine
-from service import calibrations, raters, traffic, traffic_log
-from service.database import Database, driver_url, migrate
 from service.decide import Caller, Decision
-from service.tables import attempts, decisions, rewards
+from service.learning import calibrations, raters
+from service.storage.database import Database, driver_url, migrate
+from service.storage.tables import attempts, decisions, rewards
+from service.traffic import sums, sums_of_log
 
 MODELS = {"small": 40.0, "medium": 30.0, "large": 20.0, "local": 9.0, "rare": 1.0}  # shares in percent
 USERS = 300
@@ -207,7 +208,7 @@ def add_up(url: str, now: float) -> dict[str, int]:
 
         def work(connection: Connection) -> dict[str, int]:
             connection.execute(text("INSERT" + _CELLS))
-            traffic.add(connection, traffic_log.missing(connection, now - 1e9))
+            sums.add(connection, sums_of_log.missing(connection, now - 1e9))
             calibrations.add(connection, calibrations.missing(connection), now)
             raters.add(connection, raters.missing(connection))
             names = ("decisions", "attempts", "rewards", "cells", "traffic")

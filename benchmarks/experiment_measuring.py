@@ -13,14 +13,14 @@ import numpy as np
 from sqlalchemy import insert
 
 from bandit.experiments import Guardrail, Metric
-from service import store
-from service.database import Database, migrate
 from service.experiments.design import Design, Variant
 from service.experiments.exposures import expose
 from service.experiments.lifecycle import Asked, Begun, create, current, take
 from service.experiments.measuring import close_due
 from service.experiments.reporting import sentence, tell
-from service.tables import rewards
+from service.storage import store
+from service.storage.database import Database, migrate
+from service.storage.tables import rewards
 
 START = 1_800_000_000.0
 BATCH = 5_000

@@ -37,7 +37,7 @@ from service.settings import (
     Quality,
     Settings,
 )
-from service.tables import decisions
+from service.storage.tables import decisions
 
 NAME = "pooled_thompson (service)"
 _USD_PER_TOKEN = 1e-7  # small, so that recorded costs are whole numbers of tokens

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import NODEFAULT, Meta, Struct
 from msgspec.structs import FieldInfo, fields
 
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
 from service.settings import Settings
 
 HERE = Path(__file__).parent

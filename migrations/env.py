@@ -1,8 +1,8 @@
-"""Alembic's entry: it is only ever called by `service.database`, which gives the connection and holds the lock."""
+"""Alembic's entry: only `service.storage.database` calls it, gives the connection and holds the lock."""
 
 from alembic import context
 
-from service.tables import metadata
+from service.storage.tables import metadata
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
 with context.begin_transaction():

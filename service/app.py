@@ -19,9 +19,6 @@ from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from service import store
-from service.accounts import prune_accounts
-from service.alarms import restarts
 from service.api import (
     alarms,
     breakers,
@@ -39,12 +36,10 @@ from service.api import (
 from service.api.dashboard import dashboard_handlers
 from service.api.docs import docs_handlers, openapi_config
 from service.auth import Keyring, key_from_row
-from service.calibrations import calibration
-from service.canaries import ask_canaries, prune_answers
 from service.classifiers.models import plan_of
 from service.configuration import read_settings
-from service.contexts import Contexts
-from service.database import Database, migrate
+from service.drift.alarms import restarts
+from service.drift.watching import send_alarms, watch
 from service.errors import (
     ArmwiseError,
     ConfigurationError,
@@ -55,16 +50,21 @@ from service.errors import (
     http_answer,
 )
 from service.experiments.verdicts import watch_experiments
-from service.knowledge import Knowledge
+from service.learning.calibrations import calibration
+from service.learning.contexts import Contexts
+from service.learning.knowledge import Knowledge
 from service.logs import REQUEST_ID, access_line, configure_logging, handle
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
+from service.money.accounts import prune_accounts
 from service.parts import Parts
+from service.probes.canaries import ask_canaries, prune_answers
 from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
-from service.tracing import begin, open_spans
-from service.traffic import prune as prune_traffic
-from service.watching import send_alarms, watch
+from service.storage import store
+from service.storage.database import Database, migrate
+from service.tracing.tracing import begin, open_spans
+from service.traffic.sums import prune as prune_traffic
 
 log = logging.getLogger("armwise")
 

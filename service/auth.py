@@ -1,4 +1,4 @@
-"""API keys: who may call, and what for. Values only; the rows are kept by `service.store`."""
+"""API keys: who may call, and what for. Values only; the rows are kept by `service.storage.store`."""
 
 import secrets
 from collections.abc import Iterable, Mapping
@@ -46,7 +46,7 @@ def digest(secret: str) -> str:
 
 
 def new_key(secret: str, name: str, scopes: Iterable[Scope], now: float) -> Key:
-    """The key that `secret` will open, for `service.store.insert_key(connection, key_row(key))`."""
+    """The key that `secret` will open, for `service.storage.store.insert_key(connection, key_row(key))`."""
     return Key(
         id=secrets.token_hex(8), name=name, scopes=frozenset(scopes), created_at=now, digest=digest(secret)
     )  # fmt: skip

@@ -15,7 +15,7 @@ from typing import Any
 from bandit.breakers import Breaker, Call
 from bandit.selection import seed_of, uniform
 from service.errors import FailureKind, UpstreamFailure
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
 from service.settings import AnyModel
 from service.setup import Setup
 

@@ -30,7 +30,7 @@ from service.settings import (
     SimulatedModel,
     TranslatedModel,
 )
-from service.tracing import mistakes_of
+from service.tracing.tracing import mistakes_of
 
 AUTO = "auto"  # the model name that means: route
 DATABASES = ("sqlite", "postgresql")

@@ -20,11 +20,11 @@ from service.providers import Providers
 from service.relay import Relay
 from service.settings import AnyModel, OpenAICompatibleModel
 from service.setup import Setup
-from service.tracing import current, passed_on, received
+from service.tracing.tracing import current, passed_on, received
 from service.wire import ChatReply, Fields, reply_decoder, upstream_body
 
 if TYPE_CHECKING:  # only when traces are sent
-    from service.spans import AttemptSpan
+    from service.tracing.spans import AttemptSpan
 
 Result = TypeVar("Result")
 

@@ -19,8 +19,8 @@ from bandit.priors import PriorTable
 from service.checks import check
 from service.classifiers.choice import wanted_classifier
 from service.errors import ConfigurationError
+from service.learning.priors import read_prior
 from service.mistakes import build
-from service.priors import read_prior
 from service.settings import (
     AnyModel,
     ClassifierSettings,
@@ -31,7 +31,7 @@ from service.settings import (
     Settings,
     Tracing,
 )
-from service.tracing import endpoint_of
+from service.tracing.tracing import endpoint_of
 
 DEFAULT_FILE = Path("armwise.toml")
 # Sections and settings that are read once, at start.

@@ -17,10 +17,10 @@ from bandit.policies import Policy
 from bandit.posteriors import Beliefs
 from bandit.selection import choose, seed_of, uniform
 from bandit.vocabulary import FREE, Arm, Choice, Limits, PromptProfile, Terms
-from service.classifying import Classified, Trace
+from service.classifiers.classifying import Classified, Trace
 from service.errors import NoEligibleModel, NotFound
 from service.experiments.assigning import Assignment, Missed, Standing, Unit, assign, held_out
-from service.knowledge import Knowledge
+from service.learning.knowledge import Knowledge
 from service.profiles import needs_of, profile_of
 from service.setup import Setup
 from service.wire import ChatRequest, Wishes, limits_of

@@ -1,7 +1,8 @@
 """Learning: rewards into the log and into the posterior, in the one transaction that matters.
 
 Explicit feedback, heuristics, their readings and hard failures all come this way, with another channel and another
-weight. Calls that have both a label and a reading are counted in the same transaction (`service.calibrations`).
+weight. Calls that have both a label and a reading are counted in the same transaction
+(`service.learning.calibrations`).
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ from sqlalchemy import Connection
 from bandit.posteriors import CellKey, Counts, counts_of
 from bandit.raters import Standing
 from bandit.vocabulary import EXPLICIT_CHANNELS, Channel, Reward
-from service import calibrations, store
-from service.raters import Raters
-from service.traffic import Rollup
+from service.learning import calibrations
+from service.learning.raters import Raters
+from service.storage import store
+from service.traffic.sums import Rollup
 
 Status = Literal["recorded", "unchanged", "replaced", "unknown_decision", "too_late", "other_key"]
 

@@ -13,30 +13,30 @@ import msgspec
 
 from service.auth import Keyring
 from service.breakers import Breakers
-from service.budgets import Budgets
+from service.classifiers.classifying import Classifying
 from service.classifiers.models import plan_of
-from service.classifying import Classifying
 from service.configuration import difference, read_settings
-from service.controls import fold, newer
-from service.database import Database
 from service.decide import Circumstances, Decision, decide, wanted_policy
+from service.drift.watching import Watching
 from service.errors import StorageUnavailable
 from service.experiments.exposures import columns_of
 from service.experiments.following import Following
-from service.fitting import Fitting
-from service.judging import Judging
-from service.knowledge import Knowledge
-from service.metrics import Metrics
+from service.learning.controls import fold, newer
+from service.learning.fitting import Fitting
+from service.learning.knowledge import Knowledge
+from service.metrics.catalogue import Metrics
+from service.money.budgets import Budgets
+from service.probes.judging import Judging
 from service.profiles import text_to_classify
-from service.prompts import prompt_row
 from service.providers import Providers
 from service.quality.newest import Newest
 from service.quality.readings import Reader
 from service.quality.repeats import Repeats
 from service.setup import Setup, create_setup
-from service.watching import Watching
+from service.storage.database import Database
+from service.storage.prompts import prompt_row
+from service.storage.writer import Writer
 from service.wire import ChatRequest, Wishes
-from service.writer import Writer
 
 log = logging.getLogger("armwise")
 

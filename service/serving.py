@@ -8,13 +8,13 @@ from typing import Any
 
 import click
 
-from service.database import migrate
 from service.errors import ConfigurationError
 from service.logs import configure_logging
-from service.multiprocess import prepare_multiprocess
+from service.metrics.multiprocess import prepare_multiprocess
 from service.settings import Settings
 from service.setup import database_url
-from service.tracing import mistakes_of
+from service.storage.database import migrate
+from service.tracing.tracing import mistakes_of
 
 
 def serve(settings: Settings, config: Path | None, *, host: str | None, port: int | None, workers: int | None) -> None:

@@ -9,11 +9,11 @@ import msgspec
 
 from bandit.costs import call_cost
 from bandit.vocabulary import Reward
-from service.calibrations import HEURISTICS_SOURCE, READING_METRIC
 from service.complete import Attempt
 from service.decide import Decision
 from service.errors import StorageUnavailable
 from service.learn import Measurement
+from service.learning.calibrations import HEURISTICS_SOURCE, READING_METRIC
 from service.parts import Parts
 from service.profiles import estimated_tokens
 from service.quality import Exchange, Finding

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from service.database import Database, driver_url, migrate
+from service.storage.database import Database, driver_url, migrate
 
 # Who starts tests in the background may have them ignore Ctrl-C; so would the commands that they start, and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

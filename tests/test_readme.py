@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.app import create_app
-from service.cli import main
+from service.cli.main import main
 from service.settings import Settings
 
 ROOT = Path(__file__).parent.parent

@@ -54,7 +54,7 @@ def upgrade() -> None:
 
 
 def _fill() -> None:
-    """The sums of `service.traffic.folded`, as they were defined when this table was made."""
+    """The sums of `service.traffic.sums.folded`, as they were defined when this table was made."""
     floor = "FLOOR" if op.get_bind().dialect.name == "postgresql" else ""  # SQLite's cast cuts off by itself
 
     def whole(amount: str, unit: float) -> str:

@@ -11,13 +11,13 @@ from litestar.params import FromQuery, QueryParameter
 from msgspec import Meta
 
 from bandit.drift import Event
-from service.alarms import list_alarms, public, told
 from service.api.bodies import decoded, example_body
-from service.canaries import newest
-from service.canaries import public as public_answer
+from service.drift.alarms import list_alarms, public, told
 from service.errors import NotFound, Unprocessable
 from service.mistakes import suggestion
 from service.parts import Parts
+from service.probes.canaries import newest
+from service.probes.canaries import public as public_answer
 
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="rows at most")]
 

@@ -21,7 +21,7 @@ from service.parts import Parts
 from service.replies import Said, said_in_reply
 from service.settle import Ended, attempt_row, cost_of, settle, usage_of
 from service.setup import Setup
-from service.tracing import current
+from service.tracing.tracing import current
 from service.wire import ChatRequest, Fields, Usage
 
 Storing = asyncio.Future[None] | None

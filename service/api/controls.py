@@ -10,8 +10,8 @@ from litestar import Request, get, post
 from litestar.openapi.spec import Operation, RequestBody
 
 from service.api.bodies import decoded, example_body
-from service.control_actions import Asked, believed_at, believed_now, check, held_cells, reset, store_control
-from service.controls import Saved, list_controls, public
+from service.learning.control_actions import Asked, believed_at, believed_now, check, held_cells, reset, store_control
+from service.learning.controls import Saved, list_controls, public
 from service.parts import Parts
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from litestar import Request, get
 from litestar.params import FromPath
 
-from service.database import Database
 from service.experiments.reporting import answer, tell
 from service.experiments.verdicts import apart
 from service.parts import Parts
 from service.setup import database_url
+from service.storage.database import Database
 
 
 @get("/v1/experiments/{name:str}/report", tags=["experiments"], summary="What an experiment says")

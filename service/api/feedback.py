@@ -10,11 +10,11 @@ from msgspec import Meta
 
 from bandit.vocabulary import Channel
 from service.api.bodies import FeedbackOperation, decoded_off_loop
-from service.calibrations import HEURISTICS_SOURCE
 from service.decide import made_at
 from service.errors import BadRequest, Gone, NotAllowed, NotFound, RequestError, Unprocessable
 from service.learn import Measurement, Outcome
-from service.metrics import Metrics
+from service.learning.calibrations import HEURISTICS_SOURCE
+from service.metrics.catalogue import Metrics
 from service.parts import Parts
 from service.settings import Rewards
 

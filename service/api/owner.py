@@ -11,11 +11,11 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bandit.vocabulary import PromptTier, TaskType
+from service.evaluation.explain import explain
 from service.experiments.holdout import headline
-from service.explain import explain
+from service.learning.posteriors import posterior_cells
 from service.parts import Parts
-from service.posteriors import posterior_cells
-from service.reports import page, records, statistics
+from service.traffic.reports import page, records, statistics
 
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="rows at most")]
 Days = Annotated[float, QueryParameter(gt=0, description="days back from now")]

@@ -12,10 +12,10 @@ from sqlalchemy import Connection
 
 from bandit.vocabulary import TaskType
 from service.errors import BadRequest
-from service.listing import Wanted, newest, position
 from service.parts import Parts
-from service.traffic import HOUR_S, hour_of
-from service.traffic_series import models, points, series, whole
+from service.traffic.listing import Wanted, newest, position
+from service.traffic.series import models, points, series, whole
+from service.traffic.sums import HOUR_S, hour_of
 
 Since = Annotated[str, QueryParameter(description="how long ago it begins: a number with h, d or w, such as 24h")]
 Step = Annotated[int, QueryParameter(description="seconds of a step; whole hours")]

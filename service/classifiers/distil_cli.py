@@ -64,14 +64,14 @@ def distil(
 
 
 def _from_file(path: Path) -> list[str]:
-    from service.classify_lines import read_prompts  # noqa: PLC0415 - only when used
+    from service.classifiers.lines import read_prompts  # noqa: PLC0415 - only when used
 
     return read_prompts(path)
 
 
 def _from_database(config: Path | None, newest: int) -> list[str]:
-    from service import store  # noqa: PLC0415 - only when used
-    from service.cli import with_database  # noqa: PLC0415 - it imports this file
+    from service.cli.main import with_database  # noqa: PLC0415 - it imports this file
+    from service.storage import store  # noqa: PLC0415 - only when used
 
     return with_database(config, lambda connection: store.newest_prompts(connection, newest))
 

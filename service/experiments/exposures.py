@@ -6,7 +6,7 @@ from sqlalchemy import Connection
 from sqlalchemy.dialects import postgresql, sqlite
 
 from service.experiments.assigning import Assignment
-from service.tables import exposures
+from service.storage.tables import exposures
 
 
 def columns_of(assigned: Assignment | None) -> dict[str, str | None]:

@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 
 from bandit.history import Cell
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
-from service.beliefs import decode, encode, encode_estimates, encode_regressions
-from service.budgets import Budgets, Funded
-from service.contexts import COMMON, FOREVER, Contexts, Heard
-from service.database import Database
 from service.errors import StorageUnavailable
 from service.experiments.assigning import Standing, standing
 from service.experiments.design import namespace_of, snapshot_of
 from service.experiments.lifecycle import Begun, Experiment, fold, merged, newer
 from service.experiments.seeds import base_of
-from service.fitting import Fitting, Learner
-from service.knowledge import Knowledge
+from service.learning.beliefs import decode, encode, encode_estimates, encode_regressions
+from service.learning.contexts import COMMON, FOREVER, Contexts, Heard
+from service.learning.fitting import Fitting, Learner
+from service.learning.knowledge import Knowledge
+from service.money.budgets import Budgets, Funded
 from service.setup import Setup
+from service.storage.database import Database
 
 log = logging.getLogger("armwise")
 

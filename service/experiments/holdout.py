@@ -7,12 +7,12 @@ import numpy as np
 from sqlalchemy import Connection, case, func, or_, select
 
 from bandit import experiments as plan
-from service.alarms import upsert_of
-from service.calibrations import MACHINES, PEOPLES
-from service.database import Database
 from service.decide import HOLDOUT
+from service.drift.alarms import upsert_of
+from service.learning.calibrations import MACHINES, PEOPLES
 from service.settings import Settings
-from service.tables import attempts, decisions, looks, rewards, traffic
+from service.storage.database import Database
+from service.storage.tables import attempts, decisions, looks, rewards, traffic
 
 _NAME = "@holdout"  # of its looks; no experiment can have it
 _EVERY_S = 600.0

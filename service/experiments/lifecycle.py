@@ -18,7 +18,7 @@ from service.errors import Conflict, NotFound, Unprocessable
 from service.experiments.design import Design, Note, namespace_of
 from service.experiments.seeds import plant
 from service.mistakes import suggestion
-from service.tables import experiment_steps
+from service.storage.tables import experiment_steps
 
 log = logging.getLogger("armwise")
 

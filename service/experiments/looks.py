@@ -9,9 +9,9 @@ import msgspec
 from sqlalchemy import Connection, func, select, tuple_
 
 from bandit import experiments as plan
-from service.alarms import upsert_of
-from service.tables import looks
-from service.watches import read_watch, replace_watch
+from service.drift.alarms import upsert_of
+from service.drift.watches import read_watch, replace_watch
+from service.storage.tables import looks
 
 log = logging.getLogger("armwise")
 

@@ -14,11 +14,11 @@ import numpy as np
 from sqlalchemy import Connection, Text, and_, bindparam, case, cast, func, select, text, update
 
 from bandit import experiments as plan
-from service.database import Database
 from service.experiments.lifecycle import Experiment
 from service.experiments.outcomes import Outcome, Rated, expected_quality, outcomes
-from service.store import total
-from service.tables import exposures
+from service.storage.database import Database
+from service.storage.store import total
+from service.storage.tables import exposures
 
 STORED_AFTER_S = 5.0  # what belongs to a unit's time is in the database when its end is as long ago
 

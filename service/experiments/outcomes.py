@@ -9,10 +9,10 @@ import msgspec
 from sqlalchemy import Connection, Select, and_, bindparam, case, func, or_, select, text
 
 from bandit.posteriors import MICRO
-from service.calibrations import MACHINES, PEOPLES
 from service.experiments.lifecycle import Experiment
-from service.store import slices, total
-from service.tables import attempts, cells, decisions, exposures, rewards
+from service.learning.calibrations import MACHINES, PEOPLES
+from service.storage.store import slices, total
+from service.storage.tables import attempts, cells, decisions, exposures, rewards
 
 _PAST_S = 28 * 86_400.0  # how far back a user's ratings say what is to be expected of them
 _PRIOR_LABELS = 5.0  # what is expected before any rating counts like so many

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 
 from bandit import experiments as plan
-from service.database import Database
 from service.experiments.holdout import Headline, headline
 from service.experiments.lifecycle import Experiment, current, named, public
 from service.experiments.looks import Look, drawn, list_looks
 from service.experiments.measuring import counts
 from service.experiments.verdicts import report_on
+from service.storage.database import Database
 from service.terminal import table as aligned
 
 _DAY_S = 86_400.0

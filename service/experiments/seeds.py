@@ -13,9 +13,9 @@ from sqlalchemy import Connection, Integer, case, cast, insert, literal, select,
 from bandit.history import Table, table_of
 from bandit.posteriors import CellKey, Counts
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel
-from service.database import Database
-from service.store import total
-from service.tables import cells, seeds
+from service.storage.database import Database
+from service.storage.store import total
+from service.storage.tables import cells, seeds
 
 _WEEK_H = 168
 _LONG_AGO_H = 14 * 24

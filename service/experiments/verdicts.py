@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from bandit import experiments as plan
-from service.database import Database, is_conflict
 from service.errors import Conflict, StorageUnavailable
 from service.experiments.holdout import Headline, headline, look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, Experiment, current, take
@@ -26,6 +25,7 @@ from service.experiments.looks import Look, claim, is_news, keep_look, last_look
 from service.experiments.measuring import close_due, closed_units, counts
 from service.settings import Settings
 from service.setup import database_url
+from service.storage.database import Database, is_conflict
 
 if TYPE_CHECKING:  # only for types: the parts join what is made here
     from service.parts import Parts

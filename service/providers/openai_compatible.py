@@ -21,7 +21,7 @@ from service.errors import UpstreamFailure
 from service.providers.failures import refusal
 from service.providers.keys import key_named, scrub
 from service.settings import AnyModel, OpenAICompatibleModel
-from service.tracing import passed_on
+from service.tracing.tracing import passed_on
 
 _ERROR_BYTES = 65_536  # of an error body are read; the rest is left behind with its connection
 _KEEP_IDLE_S = 60.0  # a new TLS connection costs round trips; servers that hang up sooner are handled by `_send`

@@ -20,7 +20,7 @@ import msgspec
 from service.errors import UpstreamFailure
 from service.providers.keys import key_named, likely_keys
 from service.settings import AnyModel, TranslatedModel
-from service.tracing import passed_on
+from service.tracing.tracing import passed_on
 
 T = TypeVar("T")
 

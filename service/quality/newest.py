@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from service import calibrations, rated
-from service.calibrations import Answered
-from service.database import Database
-from service.metrics import Metrics
+from service.learning import calibrations, rated
+from service.learning.calibrations import Answered
+from service.metrics.catalogue import Metrics
+from service.storage.database import Database
 
 log = logging.getLogger("armwise")
 

@@ -1,6 +1,7 @@
 """One reading in [0, 1] of every examined reply: all soft findings together, by weights that labels teach.
 
-Before any label the weights follow from those in the settings. `service.calibrations` keeps what labels say of them.
+Before any label the weights follow from those in the settings. `service.learning.calibrations` keeps what labels say
+of them.
 """
 
 from collections.abc import Collection, Sequence

@@ -10,8 +10,8 @@ import numpy as np
 from bandit.channels import ENOUGH_PER_TASK, TYPICAL_READING, Calibration, rate_alarms
 from bandit.posteriors import MICRO
 from bandit.vocabulary import TASK_TYPES
-from service import calibrations, rated, raters
-from service.calibrations import Answered
+from service.learning import calibrations, rated, raters
+from service.learning.calibrations import Answered
 from service.parts import Parts
 from service.quality.examine import HEURISTICS
 from service.quality.readings import Weights, learned_weights, prior_weights

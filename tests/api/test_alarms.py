@@ -9,13 +9,14 @@ import msgspec
 import pytest
 from aiohttp import web
 
-from service import store, watches
-from service.alarms import told
 from service.auth import key_row, new_key, new_secret
 from service.configuration import read_settings
-from service.database import Database, migrate
+from service.drift import watches
+from service.drift.alarms import told
+from service.drift.webhook import Webhook
 from service.settings import Drift, SimulatedModel
-from service.webhook import Webhook
+from service.storage import store
+from service.storage.database import Database, migrate
 from tests.api.asking import ask
 from tests.api.conftest import Running, settings_for
 

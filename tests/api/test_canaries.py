@@ -9,8 +9,9 @@ from aiohttp import web
 from sqlalchemy import func, select
 
 from bandit.drift import CANARIES, Readings, evidence, fresh, observe
-from service import tables, watches
-from service.canaries import (
+from service.drift import watches
+from service.drift.detecting import advanced
+from service.probes.canaries import (
     Answered,
     claim,
     is_right,
@@ -21,9 +22,9 @@ from service.canaries import (
     unseen,
     version_of,
 )
-from service.database import Database
-from service.detecting import advanced
 from service.settings import Canary, Drift
+from service.storage import tables
+from service.storage.database import Database
 from tests.api.asking import ask
 from tests.api.upstream import metric, until, upstream
 

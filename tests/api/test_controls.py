@@ -7,12 +7,12 @@ import pytest
 
 from bandit.posteriors import Estimate, Evidence
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
-from service import store
 from service.auth import key_row, new_key, new_secret
-from service.control_actions import Asked, store_control
-from service.controls import Control, Saved, insert_control
-from service.database import Database, migrate
+from service.learning.control_actions import Asked, store_control
+from service.learning.controls import Control, Saved, insert_control
 from service.settings import Ceiling, Quality, Safety
+from service.storage import store
+from service.storage.database import Database, migrate
 from tests.api.asking import ask
 
 

@@ -11,8 +11,8 @@ import aiohttp
 import pytest
 from sqlalchemy import select
 
-from service import store, tables
-from service.database import Database
+from service.storage import store, tables
+from service.storage.database import Database
 
 MESSAGES = [{"role": "user", "content": "What is the boiling point of water?"}]
 KILLS = 20

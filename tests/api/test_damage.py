@@ -8,9 +8,9 @@ import aiohttp
 from sqlalchemy import insert
 
 from bandit.posteriors import MICRO
-from service import tables
 from service.auth import key_row, new_key, new_secret
-from service.database import Database, migrate
+from service.storage import tables
+from service.storage.database import Database, migrate
 from tests.api.asking import ask
 
 NOW = time.time()

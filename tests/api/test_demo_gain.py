@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from bandit.vocabulary import TASK_TYPES
-from service.demo import prompts, run_demo
-from service.demo_gain import CEILING, gains_of, told, truths
-from service.demo_service import answers, own_service, own_world
-from service.demo_table import Cell, Tally, course_table, known_best
+from service.demo.demo import prompts, run_demo
+from service.demo.gain import CEILING, gains_of, told, truths
+from service.demo.service import answers, own_service, own_world
+from service.demo.table import Cell, Tally, course_table, known_best
 from service.settings import OpenAICompatibleModel, SimulatedModel
 
 TRUTH = truths(prompts())

@@ -12,9 +12,9 @@ import msgspec
 import pytest
 from sqlalchemy import select
 
-from service.database import Database
 from service.experiments.outcomes import Outcome, Rated
-from service.tables import decisions, exposures, rewards
+from service.storage.database import Database
+from service.storage.tables import decisions, exposures, rewards
 from tests.api.test_crash import ready
 
 USERS, REQUESTS, AT_ONCE = 300, 4, 12

@@ -15,14 +15,14 @@ from bandit.policies import Fixed, StaticTier
 from bandit.pooled import PooledThompson
 from bandit.thompson import Thompson
 from bandit.vocabulary import TASK_TYPES
-from service import store
 from service.auth import key_row, new_key, new_secret
-from service.database import Database, migrate
 from service.experiments.design import Design, Population, Variant
 from service.experiments.lifecycle import Asked, Begun, create
 from service.experiments.lifecycle import take as take_step
 from service.settings import Holdout, Quality
-from service.tables import decisions, experiment_steps, exposures, seeds
+from service.storage import store
+from service.storage.database import Database, migrate
+from service.storage.tables import decisions, experiment_steps, exposures, seeds
 from tests.api.asking import ask
 
 PAIR = {

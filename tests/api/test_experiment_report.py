@@ -8,13 +8,13 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import insert, update
 
-from service import store
 from service.auth import key_row, new_key, new_secret
-from service.cli import main
-from service.database import Database, migrate
+from service.cli.main import main
 from service.experiments.assigning import Unit, held_out
 from service.settings import Drift, Experiments, Holdout, Quality
-from service.tables import exposures, looks
+from service.storage import store
+from service.storage.database import Database, migrate
+from service.storage.tables import exposures, looks
 from tests.api.asking import ask, asked
 from tests.api.test_alarms import receiving
 from tests.api.test_experiment_life import PAIR, POLICIES, begin, get, make, rate, take

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from bandit.breakers import Tolerance
 from bandit.policies import Fixed, Random
-from service.cli import main
+from service.cli.main import main
 from service.settings import Routing, SimulatedModel
 from tests.api.asking import MESSAGES, ask, asked
 from tests.api.upstream import metric, until, upstream

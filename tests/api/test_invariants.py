@@ -18,10 +18,10 @@ from bandit.posteriors import MICRO, Beliefs, Estimate, Evidence
 from bandit.selection import choose, seed_of
 from bandit.thompson import Thompson
 from bandit.vocabulary import PROMPT_TIERS, Arm, PromptProfile
-from service import store
-from service.controls import InForce
-from service.database import Database
+from service.learning.controls import InForce
 from service.settings import SimulatedModel
+from service.storage import store
+from service.storage.database import Database
 from tests.api.asking import MESSAGES, ask, asked
 
 PROFILE = PromptProfile(task_type="Open QA", tier="medium")
@@ -185,7 +185,7 @@ POISON = st.sampled_from([0.0, -1.0, 1e-300, 1e12, 1e308, float("inf"), float("-
 
 @given(cells=st.lists(st.tuples(POISON, POISON, POISON, POISON), min_size=3, max_size=3))
 def test_the_learner_never_breaks_serving_with_any_cell(cells):
-    from service.classifying import ByLength, Classified, Trace
+    from service.classifiers.classifying import ByLength, Classified, Trace
     from service.decide import Circumstances, decide
     from service.settings import Settings
     from service.setup import create_setup

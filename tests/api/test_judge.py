@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from bandit.posteriors import MICRO
-from service import tables
-from service.database import Database
-from service.judging import TEMPLATE, drawn, filled, mark_in, question_of
+from service.probes.judging import TEMPLATE, drawn, filled, mark_in, question_of
 from service.settings import Drift, Judge, SimulatedModel
+from service.storage import tables
+from service.storage.database import Database
 from service.wire import ChatRequest, ContentPart, Message
 from tests.api.asking import ask
 from tests.api.upstream import metric, until, upstream

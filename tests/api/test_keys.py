@@ -7,9 +7,9 @@ import aiohttp
 import openai
 import pytest
 
-from service import store
 from service.auth import key_row, new_key, new_secret
-from service.database import Database
+from service.storage import store
+from service.storage.database import Database
 
 MESSAGES = [{"role": "user", "content": "Good morning!"}]
 

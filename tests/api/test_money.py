@@ -12,12 +12,12 @@ from aiohttp.test_utils import TestServer
 from bandit.linear import LinearThompson
 from bandit.pooled import PooledThompson
 from bandit.posteriors import CellKey, Counts
-from service import store
-from service.accounts import NANO, Name
 from service.auth import key_row, new_key
-from service.database import Database
+from service.money.accounts import NANO, Name
 from service.providers import Providers
 from service.settings import Budgets, Learning, OpenAICompatibleModel, SimulatedModel
+from service.storage import store
+from service.storage.database import Database
 from tests.api.asking import ask, asked
 
 CHEAP = SimulatedModel(name="cheap", tier="small", price_in=0.1, price_out=0.4)

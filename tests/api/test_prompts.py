@@ -5,9 +5,9 @@ import asyncio
 import aiohttp
 import pytest
 
-from service import store
-from service.database import Database
 from service.settings import ClassifierSettings, Retention
+from service.storage import store
+from service.storage.database import Database
 
 KEPT = Retention(prompts=True)
 

@@ -13,16 +13,17 @@ from sqlalchemy import func, select
 
 from bandit.linear import LinearThompson
 from bandit.vocabulary import PromptProfile
-from service import settings, store, tables
-from service.cli import main
-from service.contexts import Contexts
-from service.database import Database
-from service.prior_sources import count_ratings
+from service import settings
+from service.cli.main import main
+from service.learning.contexts import Contexts
+from service.learning.prior_sources import count_ratings
+from service.probes.quiz import Asked, Marking, Quiz, plan_of
+from service.probes.quiz_questions import Posed, question_from
 from service.providers import Providers
-from service.quiz import Asked, Marking, Quiz, plan_of
-from service.quiz_questions import Posed, question_from
 from service.settings import Judge, Learning, Retention, SimulatedModel
-from service.writer import Writer
+from service.storage import store, tables
+from service.storage.database import Database
+from service.storage.writer import Writer
 from tests.api.asking import ask
 from tests.api.upstream import until, upstream
 

@@ -6,11 +6,12 @@ import time
 import aiohttp
 import pytest
 
-from service import calibrations, store
 from service.auth import key_row, new_key, new_secret
-from service.database import Database
 from service.decide import is_asked, new_id
+from service.learning import calibrations
 from service.settings import HeuristicSetting, Quality, Rewards
+from service.storage import store
+from service.storage.database import Database
 from tests.api.asking import MESSAGES, ask
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from bandit.policies import Fixed, Random, StaticTier
 from bandit.thompson import Thompson
-from service.database import Database
 from service.errors import UnusableData
-from service.evaluating import Span
+from service.evaluation.evaluating import Span
+from service.evaluation.shadow import shadowed
 from service.settings import Quality, Routing
-from service.shadow import shadowed
+from service.storage.database import Database
 from tests.api.asking import ask
 
 POLICIES = (

@@ -20,12 +20,12 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from service import tracing
 from service.configuration import describe, difference, settings_from_toml
 from service.errors import ConfigurationError
 from service.logs import JsonLines, TextLines, secrets_of
 from service.settings import OpenAICompatibleModel, Settings, SimulatedModel, Tracing, TranslatedModel
-from service.span_facts import of_model, of_stream
+from service.tracing import tracing
+from service.tracing.facts import of_model, of_stream
 from tests.api.asking import MESSAGES, asked
 from tests.api.served import served
 from tests.api.upstream import metric, until
@@ -438,7 +438,8 @@ def test_of_a_long_stream_the_beginning_and_the_end_are_read():
 
 def test_what_speaks_opentelemetry_is_not_imported_unless_it_is_asked_for():
     code = (
-        "import sys, service.app\nfrom service.settings import Tracing\nfrom service.tracing import open_spans\n"
+        "import sys, service.app\nfrom service.settings import Tracing\n"
+        "from service.tracing.tracing import open_spans\n"
         "assert open_spans(Tracing(), print, {}) is None\nassert 'opentelemetry' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -463,7 +464,7 @@ def test_an_address_that_cannot_be_one_is_refused(endpoint, mistake):
 def test_without_the_extra_a_named_collector_is_a_clear_sentence():
     code = (
         "import sys\nsys.modules['opentelemetry'] = None\n"
-        "from service.tracing import mistakes_of\nfrom service.settings import Tracing\n"
+        "from service.tracing.tracing import mistakes_of\nfrom service.settings import Tracing\n"
         "print(*mistakes_of(Tracing(), {'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://127.0.0.1:4318'}))"
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout

@@ -7,11 +7,11 @@ from collections import Counter
 import aiohttp
 import pytest
 
-from service import store
 from service.auth import key_row, new_key, new_secret
-from service.database import Database
 from service.settings import OpenAICompatibleModel, SimulatedModel
-from service.traffic_log import missing
+from service.storage import store
+from service.storage.database import Database
+from service.traffic.sums_of_log import missing
 from tests.api.asking import MESSAGES, ask
 
 

@@ -9,7 +9,7 @@ from bandit.drift import ON_ALARM, ON_EVENT, Restart
 from bandit.history import ArmRestart, Memory, faded, row_of, table_of
 from bandit.posteriors import MICRO, CellKey, Counts
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
-from service.ledger import Ledger
+from service.learning.ledger import Ledger
 
 NOW = 500_000.0
 TASK, TIER = TASK_TYPES[3], PROMPT_TIERS[1]

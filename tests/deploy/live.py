@@ -19,7 +19,7 @@ from pathlib import Path
 import aiohttp
 import yaml
 
-from service.demo import prompts
+from service.demo.demo import prompts
 from service.serving import listen
 
 ROOT = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
 from tests.deploy.live import prometheus, service, traffic
 
 ROOT = Path(__file__).parents[2]

@@ -13,7 +13,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from service.cli import main
+from service.cli.main import main
 from service.configuration import settings_from_toml
 from tests.api.conftest import Running, settings_for
 

@@ -12,7 +12,7 @@ from msgspec import Meta
 from msgspec.structs import fields
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
 from service.settings import Settings
 
 ROOT = Path(__file__).parents[2]

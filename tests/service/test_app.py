@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from service.app import _counted, tell_if_ended
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
 
 
 def requests(metrics):

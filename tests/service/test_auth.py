@@ -19,7 +19,7 @@ from service.auth import (
     require,
 )
 from service.errors import NotAllowed, NotAuthenticated
-from service.tables import keys as keys_table
+from service.storage.tables import keys as keys_table
 
 SECRET, OLD_SECRET = "aw-" + "s" * 43, "aw-" + "o" * 43
 KEY = new_key(SECRET, "app", ["chat", "feedback"], now=10.0)

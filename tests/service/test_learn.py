@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bandit.posteriors import CellKey, Counts
-from service import store
 from service.learn import Measurement, record
+from service.storage import store
 
 NOON = 1_800_000_000.0
 WEEK = 7 * 86_400.0
@@ -154,7 +154,7 @@ ratings = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(ratings, max_size=3))
 def test_cells_are_the_fold_of_rewards_after_any_sequence(database_url, decision_row, batches):
-    from service.database import Database, migrate
+    from service.storage.database import Database, migrate
 
     migrate(database_url)
 

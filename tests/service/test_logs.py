@@ -49,10 +49,12 @@ def raised(error, cause=None):
 
 
 def test_a_line_for_machines(request_id):
-    found = json.loads(JsonLines().format(record("%s rows wait", 3, path=SERVICE / "writer.py", level=logging.WARNING)))
+    found = json.loads(
+        JsonLines().format(record("%s rows wait", 3, path=SERVICE / "storage" / "writer.py", level=logging.WARNING))
+    )
     assert found.pop("time").startswith("20")
     assert found == {
-        "level": "warning", "logger": "armwise.writer", "request_id": request_id, "message": "3 rows wait",
+        "level": "warning", "logger": "armwise.storage.writer", "request_id": request_id, "message": "3 rows wait",
     }  # fmt: skip
 
 
@@ -174,7 +176,7 @@ def test_secrets_are_those_that_the_settings_name():
 @pytest.mark.parametrize(
     ("logger", "path", "level"),
     [
-        ("armwise", "writer.py", logging.DEBUG),
+        ("armwise", "storage/writer.py", logging.DEBUG),
         ("armwise", "app.py", logging.INFO),
         ("armwise", "experiments/looks.py", logging.ERROR),
         ("armwise", "experiments/verdicts.py", logging.DEBUG),
@@ -188,7 +190,7 @@ def test_a_module_has_the_level_of_the_nearest_name_above_it(logger, path, level
     chosen = ByModule(
         "info",
         {
-            "armwise.writer": "debug", "armwise.experiments": "error", "armwise.experiments.verdicts": "debug",
+            "armwise.storage.writer": "debug", "armwise.experiments": "error", "armwise.experiments.verdicts": "debug",
             "uvicorn": "info",
         },
     )  # fmt: skip
@@ -204,14 +206,14 @@ def test_names_and_levels_that_do_not_exist_are_refused_with_those_that_do():
             settings_from_toml(text, {})
         return refused.value.mistakes
 
-    assert mistakes('[logging.levels]\n"armwise.writre" = "debug"') == [
-        '`logging.levels."armwise.writre"` is no module that writes lines (did you mean `armwise.writer`?)'
-    ]
+    (found,) = mistakes('[logging.levels]\n"armwise.storage.writre" = "debug"')
+    assert found.startswith('`logging.levels."armwise.storage.writre"` is no module that writes lines')
+    assert "(did you mean `armwise.storage.writer`?)" in found
     (found,) = mistakes('[logging.levels]\nsqlalchemy = "debug"')
     assert "`armwise.access`" in found
     assert "`armwise.experiments.verdicts`" in found
     assert "`uvicorn`" in found
-    (found,) = mistakes('[logging.levels]\n"armwise.writer" = "loud"')
+    (found,) = mistakes('[logging.levels]\n"armwise.storage.writer" = "loud"')
     assert "must be one of `debug`, `info`, `warning`, `error`" in found
     quiet = settings_from_toml('[logging.levels]\n"armwise.relay" = "debug"\n"armwise.api" = "error"', {})
     assert quiet.logging == Logging(levels={"armwise.relay": "debug", "armwise.api": "error"})

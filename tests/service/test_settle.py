@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from bandit.vocabulary import Choice, Limits, PromptProfile
-from service.budgets import Budgets
 from service.complete import Attempt
 from service.decide import Caller, Decision
-from service.metrics import Metrics
+from service.metrics.catalogue import Metrics
+from service.money.budgets import Budgets
 from service.quality.readings import Reader
 from service.replies import Said
 from service.settings import Settings

@@ -3,10 +3,10 @@
 import pytest
 from sqlalchemy import delete, insert, update
 
-from service.calibrations import Answered
-from service.metrics import Metrics
+from service.learning.calibrations import Answered
+from service.metrics.catalogue import Metrics
 from service.quality.newest import FEW, KEPT_S, Newest
-from service.tables import rewards
+from service.storage.tables import rewards
 
 NOON = 1_800_000_000.0
 

@@ -1,0 +1,57 @@
+"""`armwise experiment report`: the verdict in a sentence, then the numbers behind it."""
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from service.cli.options import config_option
+
+if TYPE_CHECKING:
+    from service.experiments.reporting import Told
+
+
+@click.command("report")
+@config_option
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON, as the service answers it.")
+def experiment_report(config: Path | None, name: str, *, as_json: bool) -> None:
+    """Say what the experiment NAME shows: what to do, then the variants, the differences and how they went."""
+    from service.experiments.reporting import answer, course, table
+    from service.terminal import show, width
+
+    told = _told(config, name)
+    if as_json:
+        click.echo(json.dumps(answer(told), indent=2, ensure_ascii=False))
+        return
+    show(table(told, width()))
+    if lines := course(told.looks):
+        show(["", "The interval at earlier looks:", *lines])
+
+
+def _told(config: Path | None, name: str) -> "Told":
+    """The report after what is due was counted: it does not need a running service."""
+    from service.cli.main import read
+    from service.experiments.lifecycle import current, named
+    from service.experiments.measuring import close_due
+    from service.experiments.reporting import tell
+    from service.setup import database_url
+    from service.storage.database import Database, migrate
+
+    url = database_url(read(config).database, os.environ)
+    migrate(url)
+
+    async def run() -> "Told":
+        database = Database(url, 1, command_timeout_s=None)
+        try:
+            now = time.time()
+            await close_due(database, named(await database.read(current), name), now)
+            return await tell(database, name, now)
+        finally:
+            await database.close()
+
+    return asyncio.run(run())

@@ -1,0 +1,1 @@
+"""`armwise demo`: simulated models, honest thumbs, and what routing gains."""

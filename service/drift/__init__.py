@@ -1,0 +1,1 @@
+"""Models that change: noticed, told, and written down."""

@@ -1,0 +1,1 @@
+"""What the log says of decisions and policies: explained, taken again, and worth how much."""

@@ -1,0 +1,1 @@
+"""Questions of our own: canaries, quizzes, and the judge who marks replies."""

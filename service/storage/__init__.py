@@ -1,0 +1,1 @@
+"""Where everything durable is kept: tables, queries, connections, and the one writer."""
