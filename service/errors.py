@@ -229,6 +229,6 @@ def http_answer(error: ArmwiseError) -> tuple[int, bytes, dict[str, str]]:
     if isinstance(error, ConfigurationError):
         return 400, error_body(ErrorBody(str(error), "invalid_request_error", None, "invalid_settings")), {}
     if isinstance(error, StorageUnavailable):
-        message = "The database cannot be written now, so nothing was recorded. Try again; /ready says when it is back."
+        message = "The database cannot be reached now, so nothing was recorded. Try again; /ready says when it is back."
         return 503, error_body(ErrorBody(message, "server_error", None, "storage_unavailable")), {"retry-after": "1"}
     return 500, error_body(ErrorBody("The server failed on this request.", "server_error", None, "internal_error")), {}

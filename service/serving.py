@@ -25,7 +25,11 @@ def serve(settings: Settings, config: Path | None, *, host: str | None, port: in
     if mistakes := mistakes_of(settings.tracing, os.environ):
         raise ConfigurationError(mistakes)
     listening = listen(host, port)
-    migrate(database_url(settings.database, os.environ))
+    try:
+        migrate(database_url(settings.database, os.environ))
+    except BaseException:
+        listening.close()
+        raise
     if workers > 1:
         prepare_multiprocess()  # before prometheus_client is imported, here and in the workers
     if config is not None:

@@ -12,7 +12,7 @@ PACKAGES = ("armwise", "bandit", "service", "benchmarks", "tests", "migrations")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 CORE = [path for path in SOURCES if path.is_relative_to(ROOT / "bandit")]
 SERVICE = [path for path in SOURCES if path.is_relative_to(ROOT / "service")]
-HEAVY = ("torch", "transformers", "litellm", "sklearn", "onnx", "onnxruntime", "openai")
+HEAVY = ("torch", "transformers", "litellm", "sklearn", "onnx", "onnxruntime", "openai", "opentelemetry")
 
 # These run on a heavy package from the first line to the last, and are imported only where they are used.
 NVIDIA = "service.classifiers.nvidia."
@@ -22,7 +22,7 @@ ON_HEAVY = {
         "artefact", "calibration", "graph", "onnx_runtime",
         "torch_runtime", "tuning.loss", "tuning.training", "tuning.tune", "tuning.writing",
     )
-}  # fmt: skip
+} | {"service.tracing.spans"}  # fmt: skip
 
 # What would let a decision depend on anything but its arguments.
 WORLD = {

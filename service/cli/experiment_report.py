@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.options import config_option
+from service.cli.options import config_option, migrated
 
 if TYPE_CHECKING:
     from service.experiments.reporting import Told
@@ -39,11 +38,9 @@ def _told(config: Path | None, name: str) -> "Told":
     from service.experiments.lifecycle import current, named
     from service.experiments.measuring import close_due
     from service.experiments.reporting import tell
-    from service.setup import database_url
-    from service.storage.database import Database, migrate
+    from service.storage.database import Database
 
-    url = database_url(read(config).database, os.environ)
-    migrate(url)
+    url = migrated(read(config))
 
     async def run() -> "Told":
         database = Database(url, 1, command_timeout_s=None)

@@ -20,3 +20,18 @@ def test_an_open_breaker_is_shown_and_closed_with_a_note(open_page, served):
     newest = served.call("/v1/controls")["controls"][0]
     assert (newest["action"], newest["model"], newest["note"]) == ("close_breaker", "large", "a test")
     assert watched.errors == []
+
+
+def test_a_decision_says_that_open_breakers_were_passed_over(open_page, folder):
+    settings = folder.path / "armwise.toml"
+    settings.write_text(settings.read_text() + "\n[breakers]\nconsecutive_failures = 1\nwait_s = 300.0\n")
+    with folder.serving() as served:
+        for model in ("small", "medium", "large"):
+            failing = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "simulate": {"fail": "timeout"}}
+            assert httpx.post(f"{served.url}/v1/chat/completions", json=failing, timeout=30).status_code == 504
+        told = served.chat("Who are you?")
+        page = open_page().open(served.url)
+        explorer = page.locator("section#decisions")
+        explorer.get_by_label("Id").fill(told["id"])
+        explorer.get_by_role("button", name="Search").click()
+        expect(explorer.get_by_text("those with an open circuit breaker were let in")).to_be_visible()

@@ -12,7 +12,7 @@ const STEPS = {
   start: "Requests are given to the variants from now on.",
   pause: "Nobody is given to a variant until it is started again; what was measured stays.",
   stop: "It ends for good. What was measured stays, and it can be decided then.",
-  decide: "The policy of the chosen variant serves all requests from now on, or nothing changes.",
+  decide: "The policy of the chosen variant serves the experiment's population from now on, or nothing changes.",
   archive: "It leaves the list of those that stand. A policy that it shipped ends with it.",
 };
 const ALLOWED = {

@@ -54,7 +54,7 @@ function features({ profile, classified, classify_s: classifyS, caller, limits }
   ];
 }
 
-function eligible({ choice, excluded }) {
+function eligible({ choice, excluded, breakers_ignored: ignored }) {
   const reasons = Object.entries(excluded ?? {});
   return [
     h(
@@ -63,6 +63,15 @@ function eligible({ choice, excluded }) {
       "Could serve: ",
       choice.arms.map((model, index) => [index ? ", " : "", modelMark(model)]),
     ),
+    ignored?.length
+      ? h(
+          "p",
+          { class: "hint" },
+          "No other model was left, so those with an open circuit breaker were let in: ",
+          ignored.map((model, index) => [index ? ", " : "", modelMark(model)]),
+          ".",
+        )
+      : null,
     reasons.length
       ? table(
           "Excluded models",
