@@ -123,14 +123,18 @@ class Beta(msgspec.Struct, frozen=True):
         return float((self.alpha * self.beta / (total + 1.0)) ** 0.5 / total)
 
 
-def beta_of(estimates: Sequence[Estimate]) -> Beta:
-    """The Beta with the mean and the variance of some normal estimates, which count alike: how people read them.
+def beta_of(estimates: Sequence[Estimate], weights: Sequence[float] = ()) -> Beta:
+    """The Beta with the mean and the variance of some normal estimates: how people read them.
+
+    `weights`, above 0, say how much each counts; without them they count alike.
 
     >>> beta_of([Estimate(0.5, 0.125)])
     Beta(alpha=7.5, beta=7.5)
     """
-    mean = min(max(sum(one.mean for one in estimates) / len(estimates), _EDGE), 1.0 - _EDGE)
-    variance = sum(min(one.sd, _WIDEST) ** 2 for one in estimates) / len(estimates)
+    weights = weights or [1.0] * len(estimates)
+    shares = [weight / sum(weights) for weight in weights]
+    mean = min(max(sum(share * one.mean for share, one in zip(shares, estimates, strict=True)), _EDGE), 1.0 - _EDGE)
+    variance = sum(share * min(one.sd, _WIDEST) ** 2 for share, one in zip(shares, estimates, strict=True))
     n = max(mean * (1.0 - mean) / max(variance, 1e-12) - 1.0, _LEAST_LABELS)
     return Beta(n * mean, n * (1.0 - mean))
 

@@ -22,7 +22,7 @@ _STOP_S = 15.0
 # some tasks and poor at the others. They differ by task more than public outcomes say that real models do
 # (docs/learning.md), so that a thousand thumbs show it. Nothing tells the service: it knows tiers and prices.
 # Every thumb is honest here, so no user's word is limited.
-_SETTINGS = f"""
+SETTINGS = f"""
 [server]
 host = "127.0.0.1"
 
@@ -110,7 +110,7 @@ price_out = 1.5
 
 def own_world() -> World:
     """What is true of the demo's own service."""
-    return World(settings_from_toml(_SETTINGS, {}).models, COST_WEIGHT)
+    return World(settings_from_toml(SETTINGS, {}).models, COST_WEIGHT)
 
 
 class NotStarted(ArmwiseError):
@@ -136,7 +136,7 @@ async def own_service() -> AsyncGenerator[str, None]:
     """
     with tempfile.TemporaryDirectory(prefix="armwise-demo-") as place:
         folder = Path(place)
-        (folder / "armwise.toml").write_text(_SETTINGS, encoding="utf-8")
+        (folder / "armwise.toml").write_text(SETTINGS, encoding="utf-8")
         with listen("127.0.0.1", 0) as found:
             port = found.getsockname()[1]
         words = ("-m", "service", "serve", "--config", "armwise.toml", "--port", str(port))

@@ -14,8 +14,8 @@ from sqlalchemy import Connection
 
 from bandit.history import Cell
 from bandit.policies import Policy
-from bandit.posteriors import Beliefs, CellKey, Counts, Estimate, Regression, evidence_from
-from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptProfile, TaskType
+from bandit.posteriors import MICRO, Beliefs, CellKey, Counts, Estimate, Regression, evidence_from
+from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, Channel, PromptProfile, PromptTier, TaskType
 from service.experiments.seeds import Base, Sums
 from service.learning.beliefs import Contents, decode, encode, encode_estimates, encode_regressions
 from service.learning.controls import InForce
@@ -169,6 +169,14 @@ class Knowledge:
             (namespace, arm, task_type, tier, channel): counts
             for (namespace, task_type), sums in list(self._sums.items())
             for (arm, tier, channel), counts in list(sums.items())
+        }
+
+    def measured_by_tier(self, namespace: str, task_type: str) -> dict[PromptTier, float]:
+        """How much was measured of all models on each tier of prompts: labels and readings, by their weights."""
+        sums = list(self._sums.get((namespace, task_type), {}).items())
+        return {
+            tier: max(sum(counts.n for (_, counted, _), counts in sums if counted == tier), 0) / MICRO
+            for tier in PROMPT_TIERS
         }
 
     def age(self, now: float) -> float:

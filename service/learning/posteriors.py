@@ -34,17 +34,22 @@ def learner_of(setup: Setup, name: str | None) -> Learner:
 def _betas(
     learner: Learner, setup: Setup, knowledge: Knowledge, namespace: str, task: TaskType, tier: PromptTier | None
 ) -> list[Beta]:
-    """One for each arm; without a tier all tiers count alike. Of a linear policy: on the task type's typical prompt."""
+    """One for each arm; without a tier each counts by what was measured there, and one label more.
+
+    Of a linear policy: on the task type's typical prompt.
+    """
     if isinstance(learner, Thompson):
         beliefs = knowledge.latest(namespace, task)
         return [learner.posterior(arm, beliefs, tier) for arm in setup.arms]
     fit, tiers = knowledge.fit(namespace, learner.name), PROMPT_TIERS if tier is None else (tier,)
+    measured = knowledge.measured_by_tier(namespace, task)
+    weights = [measured[one] + 1.0 for one in tiers]
     if isinstance(learner, LinearThompson):
         x = typical_of(knowledge.typical, task)
         known = [learner.estimates_at(x, task, one, setup.arms, fit.get((task, one), Beliefs())) for one in tiers]
-        return [beta_of(of_arm) for of_arm in zip(*known, strict=True)]
+        return [beta_of(of_arm, weights) for of_arm in zip(*known, strict=True)]
     return [
-        beta_of([learner.estimate(arm, task, one, fit.get((task, one), Beliefs())) for one in tiers])
+        beta_of([learner.estimate(arm, task, one, fit.get((task, one), Beliefs())) for one in tiers], weights)
         for arm in setup.arms
     ]
 
@@ -60,7 +65,8 @@ def posterior_cells(
 ) -> list[dict[str, Any]]:
     """Each (task type, model) with its Beta posterior, interval, evidence and chance of being best.
 
-    `tier` takes the prior of that prompt tier; without one the prior is the mean over the tiers.
+    `tier` takes that tier of prompts alone; without one all count, by what was measured there, so that the figures are
+    those of prompts as they come: what is held moves with them then, but not on a tier.
     """
     learner = learner_of(setup, policy)
     cells: list[dict[str, Any]] = []

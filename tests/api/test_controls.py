@@ -62,7 +62,7 @@ async def rate(http, value, times=1, **more):
 
 
 async def betas(http, policy="pooled_thompson"):
-    found = (await get(http, "/v1/posteriors", policy=policy))["cells"]
+    found = (await get(http, "/v1/posteriors", policy=policy, tier="simple"))["cells"]
     return {(cell["task_type"], cell["model"]): (cell["alpha"], cell["beta"], cell["n"]) for cell in found}
 
 

@@ -22,9 +22,10 @@ def test_an_open_breaker_is_shown_and_closed_with_a_note(open_page, served):
     assert watched.errors == []
 
 
-def test_a_decision_says_that_open_breakers_were_passed_over(open_page, folder):
+def test_a_decision_says_that_open_breakers_were_passed_over_and_what_a_dollar_cost(open_page, folder):
     settings = folder.path / "armwise.toml"
-    settings.write_text(settings.read_text() + "\n[breakers]\nconsecutive_failures = 1\nwait_s = 300.0\n")
+    priced = settings.read_text().replace('objective = "budget"\nusd_per_request = 0.01', "cost_weight = 2.5")
+    settings.write_text(priced + "\n[breakers]\nconsecutive_failures = 1\nwait_s = 300.0\n")
     with folder.serving() as served:
         for model in ("small", "medium", "large"):
             failing = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "simulate": {"fail": "timeout"}}
@@ -35,3 +36,4 @@ def test_a_decision_says_that_open_breakers_were_passed_over(open_page, folder):
         explorer.get_by_label("Id").fill(told["id"])
         explorer.get_by_role("button", name="Search").click()
         expect(explorer.get_by_text("those with an open circuit breaker were let in")).to_be_visible()
+        expect(explorer.get_by_text("A dollar cost 2.50 quality points.")).to_be_visible()

@@ -83,12 +83,14 @@ function eligible({ choice, excluded, breakers_ignored: ignored }) {
 }
 
 function offers({ trade, choice }) {
-  const terms = choice.terms ?? {};
-  const price = terms.usd_price
-    ? `A dollar cost ${fixed(terms.usd_price, 2)} quality points.`
-    : "Money had no price: the best quality wins.";
   if (!trade?.length)
     return h("p", {}, "This policy does not weigh quality for money, or what it knew is no longer stored.");
+  const dearest = trade.reduce((most, row) => (row.cost_usd > most.cost_usd ? row : most));
+  const paid = dearest.quality - (choice.terms?.late_price ?? 0) * dearest.late - dearest.worth;
+  const price =
+    paid > 1e-9
+      ? `A dollar cost ${fixed(paid / dearest.cost_usd, 2)} quality points.`
+      : "Money had no price: the best quality wins.";
   return [
     h("p", {}, price),
     table(

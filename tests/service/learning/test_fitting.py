@@ -196,13 +196,9 @@ async def rate(http, reply, value):
 
 
 async def known(http, reply, model="small"):
-    """The mean that the posteriors show for the task type of a reply."""
-    (cell,) = [
-        cell
-        for cell in (await get(http, "/v1/posteriors", task_type=reply["routing"]["task_type"]))["cells"]
-        if cell["model"] == model
-    ]
-    return cell["mean"]
+    """The mean that the posteriors show for the task type of a reply and simple prompts."""
+    cells = (await get(http, "/v1/posteriors", task_type=reply["routing"]["task_type"], tier="simple"))["cells"]
+    return next(cell["mean"] for cell in cells if cell["model"] == model)
 
 
 async def share(http, model="small"):

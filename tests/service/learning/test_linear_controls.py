@@ -197,7 +197,7 @@ async def rate(http, value, times=1, model="small"):
 
 
 async def mean_of(http, task, model="small"):
-    found = (await get(http, "/v1/posteriors", task_type=task))["cells"]
+    found = (await get(http, "/v1/posteriors", task_type=task, tier="simple"))["cells"]
     return next(cell["mean"] for cell in found if cell["model"] == model)
 
 
@@ -229,10 +229,10 @@ async def test_freeze_rollback_and_reset_of_a_linear_policy_in_a_running_service
             await switch(http, action="reset", model="small")
             for _ in range(200):
                 mean = await mean_of(http, task)
-                if mean == pytest.approx(POLICY.prior_means.of("small", None), abs=0.02):
+                if mean == pytest.approx(POLICY.prior_means.of("small", "simple"), abs=0.02):
                     break
                 await asyncio.sleep(0.05)
-            assert mean == pytest.approx(POLICY.prior_means.of("small", None), abs=0.02)
+            assert mean == pytest.approx(POLICY.prior_means.of("small", "simple"), abs=0.02)
 
 
 def test_the_command_lists_and_freezes_what_a_linear_policy_learned(tmp_path, database_url):
@@ -254,7 +254,9 @@ def test_the_command_lists_and_freezes_what_a_linear_policy_learned(tmp_path, da
         return done.output
 
     task, learned = asyncio.run(learn())
-    listed = next(line for line in armwise("list", "--task", task).splitlines() if " small " in line)
+    listed = next(
+        line for line in armwise("list", "--task", task, "--tier", "simple").splitlines() if " small " in line
+    )
     assert f"mean {learned:.3f}" in listed
     assert "1 posteriors are held" in armwise("freeze", "--task", task, "--model", "small")
 
