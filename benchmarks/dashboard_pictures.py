@@ -1,8 +1,8 @@
 """The pictures of docs/dashboard.md and of the README: the dashboard in a real browser, before a real service.
 
 Run with python -m benchmarks.dashboard_pictures. Needs Chromium (Debian: apt-get install chromium) and playwright (pip
-install -e '.[dev]'); takes three minutes. The service has simulated models and gets the prompts of `armwise demo` in a
-minute; their times are spread over a day before the pictures are taken. Nothing else is made up.
+install -e '.[dev]'); takes four minutes. The service has the simulated models of `armwise demo` and gets its
+prompts in a minute or two; all times are spread over a day before the pictures are taken. Nothing else is made up.
 """
 
 import argparse
@@ -22,41 +22,37 @@ from typing import Any
 import httpx
 from playwright.sync_api import Page, expect, sync_playwright
 
+from service.demo.service import SETTINGS as DEMO
+
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "img"
-ROUNDS = 9  # of the demo's prompts
+ROUNDS = 54  # of the demo's prompts
 DAY_S = 86_400.0
 
-SETTINGS = """\
+SETTINGS = f"""{DEMO}
 [[policies]]
-name = "thrifty"
-kind = "pooled_thompson"
-objective = "budget"
-usd_per_request = 0.008
-boldness = 1.0
-
-[[policies]]
-name = "random"
-kind = "random"
+name = "generalist-alone"
+kind = "fixed"
+arm = "generalist"
 
 [experiments]
-look_every_s = 1.0
+look_every_s = 2.0
 """
 EXPERIMENT = {
-    "name": "thrifty-or-random",
+    "name": "routing-or-generalist",
     "variants": [
-        {"name": "random", "policy": "random", "share": 0.2},
-        {"name": "thrifty", "policy": "thrifty", "share": 0.2},
+        {"name": "generalist", "policy": "generalist-alone", "share": 0.25},
+        {"name": "routed", "policy": "pooled_thompson", "share": 0.25},
     ],
     "unit": "request",
     "primary": {"name": "quality"},
     "guardrails": [{"metric": "failure", "limit": 0.05}],
     "minimum_s": 0.0,
-    "horizon": 200,
+    "horizon": 1200,
     "window_s": 2.0,
     "mode": "shared",
 }
-EVENT = {"model": "medium", "event": "version", "note": "the name points to a newer model"}
+EVENT = {"model": "writer", "event": "version", "note": "the name points to a newer model"}
 
 # Each decision and what hangs on it moves back, so that all together lie evenly in the last day.
 SPREAD = """
@@ -69,6 +65,11 @@ UPDATE rewards SET
     created_at = created_at - (SELECT by FROM moved WHERE moved.id = rewards.decision_id),
     updated_at = updated_at - (SELECT by FROM moved WHERE moved.id = rewards.decision_id),
     hour = CAST((SELECT created_at / 3600 FROM decisions WHERE decisions.id = rewards.decision_id) AS INTEGER);
+CREATE TEMP TABLE course AS
+    SELECT min(at) AS began, max(at) AS ended FROM (SELECT at FROM looks UNION SELECT at FROM experiment_steps);
+UPDATE looks SET at = (SELECT ended - (ended - looks.at) * {day} / (ended - began) FROM course);
+UPDATE looks SET content = json_set(content, '$.at', at);
+UPDATE experiment_steps SET at = (SELECT ended - (ended - experiment_steps.at) * {day} / (ended - began) FROM course);
 """
 
 
@@ -109,7 +110,7 @@ def fill(folder: Path) -> None:
         tell(url, "/v1/events", EVENT)
         time.sleep(5.0)  # for the last units' time to be over, and a look
         tell(url, f"/v1/experiments/{EXPERIMENT['name']}/stop", {"note": "enough for a picture"})
-    with contextlib.closing(sqlite3.connect(folder / "data" / "armwise.db")) as database:
+    with contextlib.closing(sqlite3.connect(folder / "demo.db")) as database:
         database.executescript(SPREAD.format(day=DAY_S))
     armwise(folder, "rebuild").wait()
 
