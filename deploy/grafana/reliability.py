@@ -133,13 +133,16 @@ RELIABILITY = board(
                 ("{{outcome}}", "sum by (outcome) (increase(armwise_webhooks_total[1h]))"), unit="short",
             ),
             graph(
+                "Traces lost", "In the last hour: what the collector did not take. Requests do not notice.",
+                ("{{what}}", "sum by (what) (increase(armwise_telemetry_failures_total[1h]))"), unit="short",
+            ),
+            graph(
                 "Memory", "Of the process. Not told where an instance has several workers.",
-                ("{{instance}}", 'process_resident_memory_bytes{job="armwise"}'), unit="bytes", width=12,
+                ("{{instance}}", 'process_resident_memory_bytes{job="armwise"}'), unit="bytes",
             ),
             graph(
                 "Processor", "Cores in use. Not told where an instance has several workers.",
                 ("{{instance}}", 'rate(process_cpu_seconds_total{job="armwise"}[$__rate_interval])'), unit="short",
-                width=12,
             ),
         ),
     ),

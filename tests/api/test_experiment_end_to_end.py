@@ -207,13 +207,18 @@ async def post(http, path, body, status):
 
 
 async def followed(url):
-    """Whether all workers know of the experiment: each connection may meet another one."""
-    for _ in range(12):
+    """Whether all workers know of the experiment. Connections made one by one may all meet the same one."""
+
+    async def met():
         async with aiohttp.ClientSession(url) as http, http.post(
             "/v1/route", json={"messages": [{"role": "user", "content": "Hello"}], "user": "nobody"}
         ) as reply:  # fmt: skip
-            if (await reply.json())["experiment"] is None:
-                return False
+            return (await reply.json())["experiment"] is not None
+
+    for _ in range(5):
+        if not all(await asyncio.gather(*(met() for _ in range(AT_ONCE)))):
+            return False
+        await asyncio.sleep(0.5)
     return True
 
 
