@@ -127,6 +127,7 @@ async def test_the_better_policy_is_found_though_the_service_is_killed(tmp_path,
         await ready(url, process)
         users.up.set()
         await asyncio.gather(*living)
+        assert all(len(met) == 1 and None not in met for met in users.variants.values())  # all are in, nobody switches
         async with aiohttp.ClientSession(url) as http:
             report = await until(closed, http)
             metrics = await (await http.get("/metrics")).text()
@@ -139,7 +140,6 @@ async def test_the_better_policy_is_found_though_the_service_is_killed(tmp_path,
         cwd=tmp_path, env={**os.environ}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     check_report(report, metrics, shown.stdout)
-    assert all(len(met) == 1 for met in users.variants.values())  # nobody switches
     await check_counts(database_url, users, report)
 
 
