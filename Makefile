@@ -21,7 +21,7 @@ demo: .venv/installed ## Send prompts, to the running service or one of its own,
 	@exec .venv/bin/armwise demo $(ARGS)
 
 test: .venv/installed-dev ## Run all tests
-	@.venv/bin/python -m pytest -n 3 --dist worksteal -q $(ARGS)
+	@.venv/bin/python -m pytest -n 2 --dist worksteal -q $(ARGS)
 
 check: .venv/installed-dev ## Check format, lint and types
 	@.venv/bin/ruff format --check .

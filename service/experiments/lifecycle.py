@@ -203,6 +203,7 @@ def create(connection: Connection, design: Design, who: str, at: float) -> Step:
     Raises:
         Conflict: there is one of that name, or was: what was measured is found by it.
     """
+    number = _next_number(connection)
     used = select(func.count()).where(experiment_steps.c.experiment == design.name)
     if connection.scalar(used):  # also by one that cannot be read
         raise Conflict(
@@ -210,7 +211,11 @@ def create(connection: Connection, design: Design, who: str, at: float) -> Step:
             param="name",
         )
     made = Made(design=design, salt=design.salt or secrets.token_hex(16))
-    return _add(connection, design.name, "create", who, at, design.note, msgspec.json.encode(made).decode())
+    content = msgspec.json.encode(made).decode()
+    step = Step(
+        id=number, at=at, experiment=design.name, action="create", who=who[:128], note=design.note, content=content
+    )
+    return _add(connection, step)
 
 
 def take(connection: Connection, name: str, asked: Asked, begun: Begun, who: str, at: float) -> Step:
@@ -223,6 +228,7 @@ def take(connection: Connection, name: str, asked: Asked, begun: Begun, who: str
         Conflict: it stands where this cannot be done, or another one holds the same requests.
         Unprocessable: words that do not go with the action.
     """
+    number = _next_number(connection)
     experiments = current(connection)
     one = named(experiments, name)
     check(one, asked)
@@ -236,7 +242,8 @@ def take(connection: Connection, name: str, asked: Asked, begun: Begun, who: str
     elif asked.action == "decide":
         content = Decided(ship=asked.ship, learning=asked.learning or "merge")
     told = "{}" if content is None else msgspec.json.encode(content).decode()
-    return _add(connection, name, asked.action, who, at, asked.note, told)
+    step = Step(id=number, at=at, experiment=name, action=asked.action, who=who[:128], note=asked.note, content=told)
+    return _add(connection, step)
 
 
 def step(
@@ -306,18 +313,19 @@ def _refuse_overlap(one: Experiment, experiments: Mapping[str, Experiment]) -> N
             )
 
 
-def _add(
-    connection: Connection, name: str, action: Action, who: str, at: float, note: str, content: str
-) -> Step:  # fmt: skip
+def _next_number(connection: Connection) -> int:
+    """The number of the next step. Taken before what it is decided on is read: who comes between takes it too."""
+    return (connection.scalar(select(func.max(experiment_steps.c.id))) or 0) + 1
+
+
+def _add(connection: Connection, step: Step) -> Step:
     """Write a step down.
 
     Raises:
         IntegrityError: another process took a step at the same moment; the transaction must be repeated.
     """
-    number = (connection.scalar(select(func.max(experiment_steps.c.id))) or 0) + 1
-    row = Step(id=number, at=at, experiment=name, action=action, who=who[:128], note=note, content=content)
-    connection.execute(insert(experiment_steps), [msgspec.structs.asdict(row)])
-    return row
+    connection.execute(insert(experiment_steps), [msgspec.structs.asdict(step)])
+    return step
 
 
 def public(one: Experiment) -> dict[str, Any]:
