@@ -76,6 +76,7 @@ def served(browser, tmp_path_factory):
         running.call("/v1/experiments", EXPERIMENT)
         running.call(f"/v1/experiments/{EXPERIMENT['name']}/start", {"note": MARKUP})
         running.strange = reply["id"]
+        running.learned()
         running.log = folder.path / "data" / "armwise.db"
         yield running
 

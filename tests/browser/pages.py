@@ -1,17 +1,24 @@
 """A running service and a watched page, for the tests of the dashboard."""
 
+import time
+
 import httpx
 from playwright.sync_api import expect
 
 SLOWEST_MS = 60_000  # of anything the browser waits for, on a machine that does much else
+STILL_S = 3.0
 MARKUP = "<img src=x onerror=window.broken=1>"
 PANELS = (
     "totals", "shares", "posteriors", "money", "worth", "budget", "feedback", "reliability", "drift", "heuristics",
     "experiments", "decisions", "playground", "controls",
 )  # fmt: skip
 
-# A policy with a budget, so that there is a pace to show; and every fifth call of one model fails.
+# A policy with a budget, so that there is a pace to show; and every fifth call of one model fails. What was learned is
+# fitted many times within STILL_S.
 SETTINGS = """\
+[learning]
+fit_every_s = 0.2
+
 [[models]]
 provider = "simulated"
 name = "small"
@@ -75,6 +82,16 @@ class Served:
         return self.call(
             "/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}], "router": router}
         )  # fmt: skip
+
+
+    def learned(self):
+        """Wait until all that was measured is fitted: nothing that is believed changes for a while."""
+        believed, since = None, time.monotonic()
+        while time.monotonic() < since + STILL_S:
+            cells = self.call("/v1/posteriors")["cells"]
+            if cells != believed:
+                believed, since = cells, time.monotonic()
+            time.sleep(0.1)
 
 
 class Watched:
