@@ -83,7 +83,6 @@ class Served:
             "/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}], "router": router}
         )  # fmt: skip
 
-
     def learned(self):
         """Wait until all that was measured is fitted: nothing that is believed changes for a while."""
         believed, since = None, time.monotonic()
