@@ -18,6 +18,7 @@ LATE = 'armwise_event_loop_delay_seconds_bucket{instance="a", le='
 DECISIONS = 'armwise_decisions_total{model="m"}'
 RATED = 'armwise_feedback_total{result="recorded"}'
 DEBT = 'armwise_budget_debt_requests{instance="a", policy="p", budget="money"}'
+TELEMETRY = 'armwise_telemetry_failures_total{instance="a", what='
 WEBHOOKS = 'armwise_webhooks_total{instance="a", outcome='
 EVALUE = 'armwise_experiment_sample_ratio_evalue{instance="a", experiment="x"}'
 
@@ -244,6 +245,22 @@ CASES = (
     Case("ArmwiseUnevenRatings", "even", False, {'armwise_label_rate_alarm{model="m"}': "0x2000"}, 1500),
     Case("ArmwisePriorConflict", "strongly", True, {'armwise_prior_conflict{policy="p"}': "5x130"}, 120),
     Case("ArmwisePriorConflict", "a little", False, {'armwise_prior_conflict{policy="p"}': "3x130"}, 120),
+    Case("ArmwiseTelemetryLost", "the collector is away", True, {TELEMETRY + '"traces"}': "0x10 0+1x50"}),
+    Case(
+        "ArmwiseTelemetryLost",
+        "now and then, for little is sent",
+        True,
+        {TELEMETRY + '"traces"}': "0x5 1x8 2x8 3x40"},
+        28,
+    ),
+    Case(
+        "ArmwiseTelemetryLost",
+        "the collector was started again",
+        False,
+        {TELEMETRY + '"traces"}': "0x20 0+1x3 3x40"},
+        33,
+    ),
+    Case("ArmwiseTelemetryLost", "all arrives", False, {TELEMETRY + '"metrics"}': "0x60"}),
     Case("ArmwiseWebhook", "a failure", True, {WEBHOOKS + '"failed"}': "0x35 1x20"}),
     Case("ArmwiseWebhook", "sent", False, {WEBHOOKS + '"sent"}': "0x35 1x20"}),
     Case("ArmwiseSampleRatio", "sure", True, {EVALUE: "1x20 4000x40"}),
