@@ -50,6 +50,7 @@ EXPERIMENT = {
     "minimum_s": 0.0,
     "horizon": 1200,
     "window_s": 2.0,
+    "grace_s": 5.0,
     "mode": "shared",
 }
 EVENT = {"model": "writer", "event": "version", "note": "the name points to a newer model"}

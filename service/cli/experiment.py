@@ -56,6 +56,7 @@ def experiment() -> None:
 @click.option("--minimum", callback=seconds, default="7d", show_default=True, help="It is not shipped before.")
 @click.option("--maximum", callback=seconds, default="28d", show_default=True, help="It is stopped then.")
 @click.option("--window", callback=seconds, default="3d", show_default=True, help="How long a unit's outcomes count.")
+@click.option("--grace", callback=seconds, default="10m", show_default=True, help="And then waits for what still runs.")
 @click.option("--late-after", type=float, default=10.0, show_default=True, help="Seconds; a slower reply is `late`.")
 @click.option("--horizon", type=int, default=5_000, show_default=True, help="Units planned per variant.")
 @click.option("--task", "tasks", multiple=True, type=click.Choice(TASK_TYPES), help="Only these task types.")
@@ -95,6 +96,7 @@ def _design(name: str, **said: Any) -> dict[str, Any]:
         "minimum_s": said["minimum"],
         "maximum_s": said["maximum"],
         "window_s": said["window"],
+        "grace_s": said["grace"],
         "late_after_s": said["late_after"],
         "horizon": said["horizon"],
         "population": {"task_types": list(said["tasks"]), "tags": _tags(said["tags"])},

@@ -90,6 +90,8 @@ class Design(_Said, frozen=True, kw_only=True):
     # Closed units per variant at which it is to end; intervals are sharpest a little before.
     horizon: Annotated[int, Meta(ge=LEAST_UNITS, le=LARGEST_HORIZON)] = 5_000
     window_s: Annotated[float, Meta(gt=0.0)] = 3 * _DAY_S  # outcomes count for so long after a unit's first request
+    # How long after its window every unit waits to be closed, so that requests that still run come to an end.
+    grace_s: Annotated[float, Meta(ge=5.0)] = 600.0
     late_after_s: Annotated[float, Meta(gt=0.0)] = 10.0  # a reply that took longer counts as `late`
     population: Population = Population()
     mode: Mode = "own"  # whose posteriors the variants read and teach
@@ -180,9 +182,10 @@ def check(design: Design, setup: Setup) -> None:
         except ValueError as error:
             raise Unprocessable(f"These numbers make no experiment: {error}.", param=param) from None
     kept_s = setup.settings.retention.decisions_days * _DAY_S
-    if design.maximum_s + design.window_s > kept_s:
+    needed_s = design.maximum_s + design.window_s + design.grace_s
+    if needed_s > kept_s:
         raise Unprocessable(
-            f"`maximum_s` and `window_s` are {(design.maximum_s + design.window_s) / _DAY_S:g} days together, but "
+            f"`maximum_s`, `window_s` and `grace_s` are {needed_s / _DAY_S:g} days together, but "
             f"decisions are kept for {kept_s / _DAY_S:g}: shorten the experiment or raise retention.decisions_days.",
             param="maximum_s",
         )

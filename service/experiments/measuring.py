@@ -1,8 +1,9 @@
 """What became of an experiment's units: added up from the log once, when a unit's time is over, and never again.
 
-A unit's time is the design's `window_s` from its first request. Its outcome is then written beside its exposure and
-does not change any more: who looks sees closed units only, in the order in which they came in, however often the
-service was restarted and whatever was pruned or rated since.
+A unit's time is the design's `window_s` from its first request. After it, every unit waits `grace_s`: requests that
+still run are those of slow or failing models, and without them such a model would look well. Its outcome is then
+written beside its exposure and does not change any more: who looks sees closed units only, in the order in which they
+came in, however often the service was restarted and whatever was pruned or rated since.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,6 @@ from service.experiments.outcomes import Outcome, Rated, expected_quality, outco
 from service.storage.database import Database
 from service.storage.store import total
 from service.storage.tables import exposures
-
-STORED_AFTER_S = 5.0  # what belongs to a unit's time is in the database when its end is as long ago
 
 _PAGE = 500  # units closed in one transaction
 _READ_PAGE = 2_000  # to decode more at once would hold up the event loop of the process
@@ -47,7 +46,7 @@ async def close_due(database: Database, one: Experiment, now: float) -> int:
     Raises:
         StorageUnavailable: the database cannot be reached; what is closed stays closed.
     """
-    before = now - one.design.window_s - STORED_AFTER_S
+    before = now - one.design.window_s - one.design.grace_s
     expected: dict[tuple[str, str], float] | None = None
     closed = 0
     while due := await database.read(_due, one.name, before):

@@ -132,13 +132,13 @@ def _ratings() -> Select[Any]:
 @lru_cache
 def _counted() -> Select[Any]:
     """By unit: requests that people rated, and requests whose reply was a refusal by the heuristics."""
-    refused = and_(rewards.c.source == "heuristics", rewards.c.detail.like(_REFUSAL))
+    refused = and_(rewards.c.source == "heuristics", rewards.c.detail.like(_REFUSAL))  # whenever the reply came
     wanted = select(
         decisions.c.unit,
-        func.count(case((_people, decisions.c.id)).distinct()),
+        func.count(case((and_(_people, _in_time), decisions.c.id)).distinct()),
         func.count(case((refused, decisions.c.id)).distinct()),
     )
-    return _of_units(wanted.select_from(_rewarded)).where(_in_time).group_by(decisions.c.unit)
+    return _of_units(wanted.select_from(_rewarded)).group_by(decisions.c.unit)
 
 
 # What was to be expected

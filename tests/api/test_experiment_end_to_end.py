@@ -50,6 +50,7 @@ DESIGN = {
     "minimum_s": 0,
     "maximum_s": 3600,
     "window_s": WINDOW_S,
+    "grace_s": 5,
     "horizon": 150,
 }
 

@@ -22,7 +22,7 @@ from tests.api.upstream import metric, until
 
 WEBHOOK = "ARMWISE_TEST_EXPERIMENT_WEBHOOK"
 QUICK = Experiments(look_every_s=0.1)
-SHORT = {**PAIR, "window_s": 3.0, "minimum_s": 0, "maximum_s": 3600}
+SHORT = {**PAIR, "window_s": 3.0, "grace_s": 5, "minimum_s": 0, "maximum_s": 3600}
 
 
 @pytest.fixture

@@ -99,6 +99,7 @@ EXPERIMENT = {
     "primary": {"name": "quality"},
     "minimum_s": 3600.0,
     "window_s": 3.0,
+    "grace_s": 5.0,
 }
 
 

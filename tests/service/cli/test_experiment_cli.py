@@ -52,10 +52,11 @@ def test_an_experiment_is_made_and_taken_to_its_end(armwise):
 def test_all_of_a_design_can_be_said(armwise):
     armwise(
         "create", "whole", *SIDES, "--control", "pooled", "--late-after", "2.5", "--salt", "s", "--horizon", "800",
+        "--grace", "1h",
         "--guardrail", "cost_usd:1e-3:largest=.05:usual=0.004", "--guardrail", "feedback:0.1:up",
     )  # fmt: skip
     (found,) = json.loads(armwise("list", "--json"))
-    assert (found["control"], found["late_after_s"], found["horizon"]) == ("pooled", 2.5, 800)
+    assert (found["control"], found["late_after_s"], found["grace_s"], found["horizon"]) == ("pooled", 2.5, 3600, 800)
     assert found["guardrails"] == [
         {"metric": "cost_usd", "limit": 0.001, "direction": "down", "largest": 0.05, "usual": 0.004},
         {"metric": "feedback", "limit": 0.1, "direction": "up", "largest": 1.0, "usual": 0.0},

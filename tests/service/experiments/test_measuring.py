@@ -19,7 +19,7 @@ from service.experiments.exposures import expose
 from service.experiments.holdout import headline, look_at_holdout
 from service.experiments.lifecycle import Asked, Begun, create, current, list_steps, take
 from service.experiments.looks import Compared, Look, claim, drawn, is_news, keep_look, last_looks, list_looks
-from service.experiments.measuring import STORED_AFTER_S, close_due, closed_units, counts
+from service.experiments.measuring import close_due, closed_units, counts
 from service.experiments.outcomes import Outcome, Rated
 from service.experiments.verdicts import News, look_at, look_at_all, report_on
 from service.settings import Holdout, Settings
@@ -27,7 +27,8 @@ from service.storage import store, tables
 
 START = 1_800_000_000.0
 WINDOW = 100.0
-OVER = WINDOW + STORED_AFTER_S
+GRACE = 5.0
+OVER = WINDOW + GRACE
 GUARDED = tuple(Guardrail(metric=name, limit=0.05) for name in ("failure", "late", "refusal", "feedback"))
 SETTINGS = Settings()
 
@@ -40,6 +41,7 @@ def design(**said):
         "minimum_s": 0.0,
         "maximum_s": 1e6,
         "window_s": WINDOW,
+        "grace_s": GRACE,
         "late_after_s": 1.0,
         "mode": "shared",
     }
@@ -144,6 +146,44 @@ async def test_a_closed_unit_never_changes_and_is_counted_once(database, asked, 
     assert await close_due(database, one, START + 10 * OVER) == 0
     assert await outcome(database) == before
     assert (await closed_units(database, one)).units.requests.tolist() == [1]
+
+
+async def test_requests_that_still_run_when_the_window_is_over_count_with_what_becomes_of_them(
+    database, asked, attempt_row
+):
+    """A model that hangs must show in the guardrails: its failures come when the window is long over."""
+    one = await started(database, grace_s=60.0)
+    begun = START + WINDOW - 1.0
+    running = [asked(name, created_at=begun) for name in ("hangs", "long", "endless", "gone")]
+    await log(database, decisions=[asked("quick"), *running], attempts=[attempt_row("quick", latency_s=0.5)])
+    for after in (5.0, 59.999):
+        assert await close_due(database, one, START + WINDOW + after) == 0
+    ended = partial(attempt_row, started_at=begun, latency_s=50.0)
+    await log(
+        database,
+        attempts=[
+            ended("hangs", outcome="timeout", cost_usd=0.0), ended("gone", outcome="cancelled", cost_usd=0.02),
+            ended("long", streamed=True, first_token_s=0.2, cost_usd=0.04),
+        ],
+        rewards=[rated("long", 0.4, begun + 50.0, source="heuristics", channel="heuristic", detail='{"refusal":"no"}'),
+                 rated("long", 1.0, begun + 50.0)],
+    )  # fmt: skip
+    assert await close_due(database, one, START + WINDOW + 60.0) == 1
+    found = await outcome(database)
+    assert (found.requests, found.ended, found.failed, found.late, found.refused) == (5, 3, 1, 1, 1)
+    assert (found.rated, found.ratings) == (0, {})  # what people say counts in the window alone
+    await log(database, attempts=[ended("endless", outcome="timeout", latency_s=900.0)])
+    assert await close_due(database, one, START + 1e6) == 0
+    assert await outcome(database) == found
+
+
+async def test_when_a_unit_closes_hangs_on_its_first_request_alone(database, asked, attempt_row):
+    """Were those waited for that have requests running, a slow variant's units would be missing at every look."""
+    one = await started(database, grace_s=60.0)
+    rows = [asked(name, unit=name, variant=side) for name, side in (("quick", "control"), ("slow", "treated"))]
+    await log(database, decisions=rows, attempts=[attempt_row("quick", latency_s=0.5)])
+    assert await close_due(database, one, START + WINDOW + 59.999) == 0
+    assert await close_due(database, one, START + WINDOW + 60.0) == 2
 
 
 async def test_units_close_in_the_order_in_which_they_came_in(database, asked):
