@@ -1,6 +1,7 @@
 """POST /feedback: what people, programs and judges say of a reply."""
 
 import logging
+import math
 import time
 from typing import Annotated, Any
 
@@ -22,7 +23,8 @@ log = logging.getLogger("armwise")
 
 _THUMBS = {"up": 1.0, "down": 0.0}
 _MOST_AT_ONCE = 1_000  # in one call: they are learned in one transaction, for which everybody else's writes wait
-Text = Annotated[str, Meta(max_length=256)]
+_NO_NUL = r"^[^\x00]*\Z"  # Postgres stores none, and what was said before is found again by these
+Text = Annotated[str, Meta(max_length=256, pattern=_NO_NUL)]
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,7 +37,7 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     scale: float | tuple[float, float] | None = None
     metric: str | None = None
     metric_name: str | None = None
-    source: Annotated[str, Meta(max_length=64, min_length=1)] = "user"
+    source: Annotated[str, Meta(max_length=64, min_length=1, pattern=_NO_NUL)] = "user"
     user: Text = ""
     comment: Annotated[str, Meta(max_length=10_000)] = ""
     tags: dict[str, Text] = {}
@@ -79,9 +81,10 @@ def rated(rating: float, scale: float | tuple[float, float] | None) -> float:
     if scale is None:
         raise Unprocessable("`rating` needs its `scale`: 5 for one to five stars, or [lowest, highest].", param="scale")
     lowest, highest = scale if isinstance(scale, tuple) else (1.0, scale)
-    if not lowest < highest:
+    if not 0.0 < highest - lowest < math.inf:
         raise Unprocessable(
-            f"`scale` runs from {lowest:g} to {highest:g}; its end must be above its start.", param="scale"
+            f"`scale` runs from {lowest:g} to {highest:g}; its end must be above its start, by a finite number.",
+            param="scale",
         )
     if not lowest <= rating <= highest:
         raise Unprocessable(f"`rating` is {rating:g}; the scale runs from {lowest:g} to {highest:g}.", param="rating")

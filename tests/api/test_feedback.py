@@ -110,6 +110,7 @@ async def test_a_list_is_taken_in_one_call(http):
         ({"decision_id": "x", "rating": 3}, 422, "scale"),
         ({"decision_id": "x", "rating": 6, "scale": 5}, 422, "rating"),
         ({"decision_id": "x", "rating": 3, "scale": [5, 1]}, 422, "scale"),
+        ({"decision_id": "x", "rating": 1e308, "scale": [-1e308, 1e308]}, 422, "scale"),
         ({"decision_id": "x", "value": True, "metric": "beauty"}, 422, "metric"),
         ({"decision_id": "x", "value": True, "source": "heuristics"}, 422, "source"),
         ({"decision_id": "x", "value": True, "colour": "red"}, 400, None),
