@@ -247,7 +247,7 @@ def _sqlite_engine(url: URL, pool_size: int, pragmas: tuple[str, ...]) -> AsyncE
 
 def _postgres_engine(url: URL, pool_size: int, command_timeout_s: float | None, *, check: bool) -> AsyncEngine:
     try:
-        return create_async_engine(
+        engine = create_async_engine(
             url,
             pool_size=pool_size,
             max_overflow=0,
@@ -264,6 +264,20 @@ def _postgres_engine(url: URL, pool_size: int, command_timeout_s: float | None, 
         raise ConfigurationError(
             [f"database.url needs a driver that is not installed ({error}); run: pip install 'armwise[postgres]'"]
         ) from None
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute", retval=True)
+    def without_nul(*told: Any) -> tuple[str, Any]:
+        _, _, statement, values, _, many = told
+        return statement, [_without_nul(row) for row in values] if many else _without_nul(values)
+
+    return engine
+
+
+def _without_nul(values: Any) -> Any:
+    """A statement's values without the one character that Postgres does not take: no request fails for it."""
+    if any(type(value) is str and "\0" in value for value in values):
+        return tuple(value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values)
+    return values
 
 
 async def _in_one_hop(connection: AsyncConnection, work: Work[Result], begin: str) -> Result:
