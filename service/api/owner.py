@@ -19,7 +19,7 @@ from service.traffic.reports import page, records, statistics
 
 Limit = Annotated[int, QueryParameter(ge=1, le=1000, description="rows at most")]
 Days = Annotated[float, QueryParameter(gt=0, description="days back from now")]
-Offset = Annotated[int, QueryParameter(ge=0, description="rows to leave out, newest first")]
+Offset = Annotated[int, QueryParameter(ge=0, le=2**31, description="rows to leave out, newest first")]
 
 
 @get("/health", tags=["owner"], summary="Is the process alive?")

@@ -12,7 +12,9 @@ from bandit.posteriors import Beliefs, Beta, beta_of
 from bandit.selection import probability_of_best
 from bandit.thompson import Thompson
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES, PromptTier, TaskType
+from service.errors import NotFound
 from service.learning.knowledge import Knowledge
+from service.mistakes import suggestion
 from service.setup import Setup
 
 INTERVAL = 0.95
@@ -22,13 +24,19 @@ Learner = Thompson | PooledThompson | LinearThompson
 
 
 def learner_of(setup: Setup, name: str | None) -> Learner:
-    """The learning policy whose posteriors are meant: the named one, else the default, else the first, else plain."""
-    if name is not None and isinstance(found := setup.policies.get(name), Learner):
-        return found
+    """The learning policy whose posteriors are meant: the named one, else the default, else the first, else plain.
+
+    Raises:
+        NotFound: no learning policy has the name.
+    """
+    learners = {name: policy for name, policy in setup.policies.items() if isinstance(policy, Learner)}
+    if name is not None:
+        if name not in learners:
+            raise NotFound(f"No policy `{name[:128]}` learns{suggestion(name, learners)}.", param="policy")
+        return learners[name]
     if isinstance(setup.default_policy, Learner):
         return setup.default_policy
-    configured = (policy for policy in setup.policies.values() if isinstance(policy, Learner))
-    return next(configured, Thompson(name="thompson"))
+    return next(iter(learners.values()), Thompson(name="thompson"))
 
 
 def _betas(

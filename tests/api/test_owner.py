@@ -33,7 +33,7 @@ async def test_statistics_add_up(http):
     assert raw["records"][0]["timestamp"] >= raw["records"][1]["timestamp"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=5000", "offset=-1", "limit=x"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=5000", "offset=-1", f"offset={10**23}", "limit=x"])
 async def test_bad_paging_is_a_clear_400(http, query):
     async with http.get(f"/stats/raw?{query}") as reply:
         assert reply.status == 400
@@ -50,6 +50,13 @@ async def test_posteriors_have_a_cell_for_each_task_type_and_model(http):
     for cell in cells:
         by_task.setdefault(cell["task_type"], []).append(cell["p_best"])
     assert all(sum(chances) == pytest.approx(1.0) for chances in by_task.values())
+
+
+@pytest.mark.parametrize("policy", ["thomson", "random", ""])
+async def test_posteriors_of_a_policy_that_does_not_learn_are_not_those_of_another(http, policy):
+    async with http.get("/v1/posteriors", params={"policy": policy}) as reply:
+        assert reply.status == 404
+        assert "`thompson`" in (await reply.json())["error"]["message"]
 
 
 @pytest.mark.parametrize("model", ["auto", "auto:random", "auto:static_tier", "auto:rules", "small"])
