@@ -36,7 +36,7 @@ def posterior() -> None:
 @task_option
 @model_option
 @click.option(
-    "--tier", type=click.Choice(PROMPT_TIERS), help="Of prompts of this tier. Default: the mean of all three tiers."
+    "--tier", type=click.Choice(PROMPT_TIERS), help="Of prompts of this tier. Default: of all, by what was measured."
 )
 @click.option(
     "--days", default=7.0, show_default=True, type=click.FloatRange(min=0.0), help="Versions of so many days."
