@@ -80,7 +80,8 @@ def record(
     Raises:
         IntegrityError: another process stored one of them at the same moment; the transaction must be repeated.
     """
-    found = store.decisions_to_rate(connection, sorted({m.decision_id for m in measurements}))
+    traffic = Rollup() if rollup is None else rollup
+    found = traffic.decisions(connection, (m.decision_id for m in measurements))
     refusals = [_refusal(m, found.get(m.decision_id), window_s) for m in measurements]
     accepted = [m for m, refusal in zip(measurements, refusals, strict=True) if refusal is None]
     stored = _stored(connection, accepted)
@@ -89,7 +90,6 @@ def record(
     influence = calibrations.Influence(connection)
     raters = Raters(connection, (m.user for m in accepted if _is_of_a_user(m)))
     deltas: dict[CellKey, Counts] = {}
-    traffic = Rollup() if rollup is None else rollup
     outcomes = []
     for measurement, refusal in zip(measurements, refusals, strict=True):
         decision = found.get(measurement.decision_id)

@@ -11,14 +11,14 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, Insert, case, func, select, text
+from sqlalchemy import Connection, Insert, bindparam, case, func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 
 from bandit.channels import Calibration, Pairs, influence, pairs_of
 from bandit.posteriors import MICRO
 from bandit.vocabulary import EXPLICIT_CHANNELS
 from service.quality.readings import SOFT, ReadingDetail, Weights
-from service.storage.store import RewardKey, RowDict, total
+from service.storage.store import RewardKey, RowDict, slices, total
 from service.storage.tables import calibrations, decisions, reading_weights, rewards
 
 log = logging.getLogger("armwise")
@@ -114,11 +114,16 @@ def lock_users(connection: Connection, users: Iterable[str]) -> None:
 
 def labels_of(connection: Connection, decision_ids: Sequence[str]) -> dict[RewardKey, RowDict]:
     """All labels of decisions, by their key."""
-    wanted = select(rewards).where(rewards.c.decision_id.in_(decision_ids), rewards.c.channel.in_(_LABELS))
     return {
         (row["decision_id"], row["metric"], row["source"], row["user"]): dict(row)
-        for row in connection.execute(wanted).mappings()
+        for ids in slices(decision_ids)
+        for row in connection.execute(_labels_of, {"ids": ids}).mappings()
     }
+
+
+_labels_of = select(rewards).where(
+    rewards.c.decision_id.in_(bindparam("ids", expanding=True)), rewards.c.channel.in_(_LABELS)
+)
 
 
 class Influence:

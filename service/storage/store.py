@@ -28,6 +28,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from bandit.posteriors import CellKey, Counts, fold
 from bandit.vocabulary import Channel, PromptTier, Reward, TaskType
+from service.storage.driver import insert_rows
 from service.storage.tables import attempts, beliefs, cells, configs, decisions, keys, prompts, rewards
 
 RowDict = dict[str, object]
@@ -81,12 +82,12 @@ def slices(values: Sequence[Any]) -> Iterable[list[Any]]:
 
 def insert_decisions(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
     """Store new decisions; an IntegrityError is raised when one of them is stored already."""
-    connection.execute(insert(decisions), list(rows))
+    insert_rows(connection, decisions, rows)
 
 
 def insert_attempts(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
     """Store new calls to providers; an IntegrityError is raised when one is stored already, or its decision is not."""
-    connection.execute(insert(attempts), list(rows))
+    insert_rows(connection, attempts, rows)
 
 
 def insert_prompts(connection: Connection, rows: Sequence[Mapping[str, object]]) -> None:
@@ -265,7 +266,7 @@ def insert_rewards(connection: Connection, rows: Sequence[RowDict]) -> None:
     Raises:
         IntegrityError: one of them was stored meanwhile; the transaction must be repeated.
     """
-    connection.execute(insert(rewards), list(rows))
+    insert_rows(connection, rewards, rows)
 
 
 _replace_reward = (

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, and_, delete, func, select
 
 from service.learning.calibrations import MACHINES, PEOPLES
+from service.storage.driver import marks
 from service.storage.store import Rateable, RowDict, decisions_to_rate, slices
 from service.storage.tables import (
     TRAFFIC_CALLED,
@@ -74,12 +75,19 @@ class Rollup:
 
     def __init__(self) -> None:
         self.sums: Sums = {}
+        self._known: dict[str, Rateable] = {}
 
     def add(self, key: Key, counts: Mapping[str, int]) -> None:
         """Add to the sums of a key."""
         sums = self.sums.setdefault(key, {})
         for name, count in counts.items():
             sums[name] = sums.get(name, 0) + count
+
+    def decisions(self, connection: Connection, ids: Iterable[str]) -> dict[str, Rateable]:
+        """Decisions by id, each read once in a transaction; unknown ones are left out."""
+        wanted = set(ids)
+        self._known |= decisions_to_rate(connection, sorted(wanted - self._known.keys()))
+        return {one: self._known[one] for one in wanted & self._known.keys()}
 
     def decided(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Count decisions that are stored for the first time."""
@@ -106,10 +114,11 @@ class Rollup:
             for key, counts in before.sums.items():
                 self.add(key, {name: -count for name, count in counts.items()})
             self.decided([{**row, "served_arm": answered[row["id"]]}])
+            self._known.pop(row["id"], None)
 
     def called(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """Count calls to providers that are stored for the first time."""
-        decided = decisions_to_rate(connection, sorted({row["decision_id"] for row in rows}))
+        decided = self.decisions(connection, (row["decision_id"] for row in rows))
         for row in rows:
             decision, first = decided[row["decision_id"]], row["first_token_s"]
             counts = {
@@ -174,16 +183,15 @@ def _add(connection: Connection, table: str, sums: Sums) -> None:
     decided_only = all(name in _DECIDED for counts in found.values() for name in counts)
     names = TRAFFIC_DECIDED if decided_only else COUNTS
     rows = [(*key, *(found[key].get(name, 0) for name in names)) for key in sorted(found)]
-    # As the driver takes it: a decision's commit waits for this, and SQLAlchemy's part costs twice the statement's.
     connection.exec_driver_sql(_add_or_insert(connection.dialect.name, table, names), rows)
 
 
 @lru_cache
 def _add_or_insert(dialect: str, table: str, names: tuple[str, ...]) -> str:
-    marks = [f"${number}" if dialect == "postgresql" else "?" for number in range(1, len(TRAFFIC_KEY) + len(names) + 1)]
     key = TRAFFIC_KEY if table == "traffic" else ("day", *TRAFFIC_KEY[1:])
     sums = ", ".join(f"{name} = {table}.{name} + excluded.{name}" for name in names)
-    values = f"VALUES ({', '.join(marks)}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
+    places = marks(dialect, len(key) + len(names))
+    values = f"VALUES ({places}) ON CONFLICT ({', '.join(key)}) DO UPDATE SET {sums}"
     return f"INSERT INTO {table} ({', '.join((*key, *names))}) {values}"
 
 
