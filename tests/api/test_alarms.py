@@ -16,7 +16,7 @@ from service.drift.alarms import told
 from service.drift.webhook import Webhook
 from service.settings import Drift, SimulatedModel
 from service.storage import store
-from service.storage.database import Database, migrate
+from service.storage.database import Database
 from tests.api.asking import ask
 from tests.api.conftest import Running, settings_for
 
@@ -253,7 +253,6 @@ async def test_what_cannot_be_told_says_why(run, three_models, body, status, par
 
 
 async def test_who_may_read_and_who_may_tell(run, database_url, three_models):
-    await asyncio.to_thread(migrate, database_url)
     database, secrets = Database(database_url), {}
     for scope in ("read", "admin", "chat"):
         secrets[scope] = new_secret()

@@ -12,7 +12,7 @@ from service.learning.control_actions import Asked, store_control
 from service.learning.controls import Control, Saved, insert_control
 from service.settings import Ceiling, Quality, Safety
 from service.storage import store
-from service.storage.database import Database, migrate
+from service.storage.database import Database
 from tests.api.asking import ask
 
 
@@ -28,7 +28,6 @@ async def http(run):
 async def keyed(run, database_url):
     """A service with ceilings, and its keys by name."""
     keys = {name: new_secret() for name in ("read", "admin", "chat")}
-    await asyncio.to_thread(migrate, database_url)
     database = Database(database_url)
     for name, secret in keys.items():
         row = key_row(new_key(secret, name, [name], 1.0))
@@ -202,7 +201,6 @@ async def test_every_replica_follows_and_a_restart_forgets_nothing(run):
 
 
 async def test_rows_that_cannot_be_read_stop_neither_the_start_nor_a_chat(run, database_url):
-    await asyncio.to_thread(migrate, database_url)
     database = Database(database_url)
     spoilt = [
         "",

@@ -10,7 +10,7 @@ from sqlalchemy import insert
 from bandit.posteriors import MICRO
 from service.auth import key_row, new_key, new_secret
 from service.storage import tables
-from service.storage.database import Database, migrate
+from service.storage.database import Database
 from tests.api.asking import ask
 
 NOW = time.time()
@@ -63,7 +63,6 @@ async def until(found, wanted, limit_s=10.0):
 
 
 async def test_a_service_starts_and_learns_beside_damage(run, database_url, caplog):
-    await asyncio.to_thread(migrate, database_url)
     await write(database_url, [*DAMAGE, (tables.cells, CELL)])
     caplog.set_level(logging.ERROR)
     service = run()
@@ -91,7 +90,6 @@ async def test_a_running_service_goes_on_learning_beside_damage(run):
 
 
 async def test_a_reset_holds_beside_damage(run, database_url):
-    await asyncio.to_thread(migrate, database_url)
     await write(database_url, [*DAMAGE, (tables.cells, CELL)])
     service = run()
     async with aiohttp.ClientSession(service.url) as http:

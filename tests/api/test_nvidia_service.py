@@ -314,12 +314,12 @@ async def test_the_service_stops_with_prompts_still_in_the_queue(run, weights):
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("classifier")]
 
 
-async def test_a_decision_of_the_version_before_is_explained_and_repeats(run, sqlite_url, tmp_path):
+async def test_a_decision_of_the_version_before_is_explained_and_repeats(run, sqlite_url):
     """It has no word on how its prompt was classified, and its settings know no other classifiers."""
     service = run(sqlite_url, classifier=ClassifierSettings(kind="embedded"))
     async with aiohttp.ClientSession(service.url) as http:
         _, reply = await ask(http, message(1))
-        database = sqlite3.connect(tmp_path / "armwise.db")
+        database = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"))
         detail, version = database.execute("SELECT detail, config_version FROM decisions").fetchone()
         older = msgspec.json.decode(detail)
         del older["classified"]

@@ -154,9 +154,7 @@ ratings = st.lists(
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(ratings, max_size=3))
 def test_cells_are_the_fold_of_rewards_after_any_sequence(database_url, decision_row, batches):
-    from service.storage.database import Database, migrate
-
-    migrate(database_url)
+    from service.storage.database import Database
 
     async def run():
         database = Database(database_url, 1)

@@ -51,10 +51,9 @@ kind = "thompson"
 
 @pytest.fixture
 def folder(tmp_path, database_url):
-    """A folder with settings for two models on an empty database of each kind, and candidates."""
+    """A folder with settings for two models on a database of each kind, and candidates."""
     (tmp_path / "armwise.toml").write_text(f'[database]\nurl = "{database_url}"\n{MODELS}')
     (tmp_path / "candidates.toml").write_text(CANDIDATES)
-    migrate(database_url)
     return tmp_path
 
 

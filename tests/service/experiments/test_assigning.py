@@ -35,7 +35,7 @@ from service.learning.ledger import Ledger, joined
 from service.settings import Settings
 from service.setup import create_setup
 from service.storage import store
-from service.storage.database import Database, migrate
+from service.storage.database import Database
 
 SETUP = create_setup(Settings())
 HALVES = (
@@ -205,9 +205,6 @@ def cell(arm="small", hour=HOUR, namespace="", task="Other"):
 
 @pytest.fixture
 async def database(database_url):
-    import asyncio
-
-    await asyncio.to_thread(migrate, database_url)
     found = Database(database_url, 1)
     yield found
     await found.close()

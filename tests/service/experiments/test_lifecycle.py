@@ -1,6 +1,5 @@
 """Steps that two replicas take at one moment: whatever comes between whose statements, one sees what the other did."""
 
-import asyncio
 from functools import partial
 
 import pytest
@@ -11,7 +10,7 @@ from bandit.experiments import Metric
 from service.errors import Conflict
 from service.experiments.design import Design, Variant
 from service.experiments.lifecycle import Asked, Begun, create, current, list_steps, take
-from service.storage.database import Database, is_conflict, migrate
+from service.storage.database import Database, is_conflict
 
 START = 1_800_000_000.0
 TRIES = 3
@@ -33,7 +32,6 @@ def start(name):
 @pytest.fixture
 async def replicas(postgres_url):
     """Two processes' connections to one Postgres; SQLite lets nobody in between."""
-    await asyncio.to_thread(migrate, postgres_url)
     opened = [Database(postgres_url, 1), Database(postgres_url, 1)]
     yield opened
     for each in opened:

@@ -1,6 +1,5 @@
 """Controls: rows fold to what is in force, hold, forget and roll back; whatever is in them, decisions are taken."""
 
-import asyncio
 import getpass
 import json
 
@@ -25,7 +24,7 @@ from service.learning.controls import FORGET, Control, InForce, Saved, current, 
 from service.learning.knowledge import Knowledge
 from service.settings import Ceiling, Safety, Settings
 from service.setup import create_setup
-from service.storage.database import Database, migrate
+from service.storage.database import Database
 from service.wire import Wishes, decode_request
 
 SETUP = create_setup(Settings())
@@ -208,7 +207,6 @@ def test_times_are_utc_unless_they_say_otherwise(to):
 
 
 async def test_rows_come_back_in_order_and_are_read_only_when_there_are_new_ones(database_url):
-    await asyncio.to_thread(migrate, database_url)
     database = Database(database_url, 2)
     try:
         assert await database.read(newer, (0, 0)) is None

@@ -30,63 +30,63 @@ def differences(connection):
     return compare_metadata(MigrationContext.configure(connection), metadata)
 
 
-def test_an_empty_database_gets_exactly_our_tables(database_url):
-    migrate(database_url)
-    assert inside(database_url, differences) == []
-    names = set(inside(database_url, lambda connection: inspect(connection).get_table_names()))
+def test_an_empty_database_gets_exactly_our_tables(empty_url):
+    migrate(empty_url)
+    assert inside(empty_url, differences) == []
+    names = set(inside(empty_url, lambda connection: inspect(connection).get_table_names()))
     assert names == {*metadata.tables, "alembic_version"}
 
 
-def test_migrating_again_changes_nothing(database_url):
-    migrate(database_url)
+def test_migrating_again_changes_nothing(empty_url):
+    migrate(empty_url)
     statement = text("INSERT INTO configs (version, content, created_at) VALUES ('v', 'kept', 1)")
-    inside(database_url, lambda connection: connection.execute(statement) and None, write=True)
-    migrate(database_url)
-    assert inside(database_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
+    inside(empty_url, lambda connection: connection.execute(statement) and None, write=True)
+    migrate(empty_url)
+    assert inside(empty_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
 
 
-def test_down_with_data_in_place_and_up_again(database_url):
-    migrate(database_url)
+def test_down_with_data_in_place_and_up_again(empty_url):
+    migrate(empty_url)
     statement = text("INSERT INTO configs (version, content, created_at) VALUES ('v', 'gone', 1)")
-    inside(database_url, lambda connection: connection.execute(statement) and None, write=True)
-    downgrade(database_url, "base")
-    names = inside(database_url, lambda connection: inspect(connection).get_table_names())
+    inside(empty_url, lambda connection: connection.execute(statement) and None, write=True)
+    downgrade(empty_url, "base")
+    names = inside(empty_url, lambda connection: inspect(connection).get_table_names())
     assert names == ["alembic_version"]
-    migrate(database_url)
-    assert inside(database_url, differences) == []
-    assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM configs"))) == 0
+    migrate(empty_url)
+    assert inside(empty_url, differences) == []
+    assert inside(empty_url, lambda connection: connection.scalar(text("SELECT count(*) FROM configs"))) == 0
 
 
-def test_taking_the_alarms_away_leaves_the_rest(database_url):
-    migrate(database_url)
+def test_taking_the_alarms_away_leaves_the_rest(empty_url):
+    migrate(empty_url)
     for statement in (
         "INSERT INTO alarms (id, at, event, arm, hour, note) VALUES ('a', 1, 'version', 'small', 1, '')",
         "INSERT INTO configs (version, content, created_at) VALUES ('v', 'kept', 1)",
     ):
-        inside(database_url, lambda connection, said=statement: connection.execute(text(said)) and None, write=True)
-    downgrade(database_url, "0002")
-    names = inside(database_url, lambda connection: inspect(connection).get_table_names())
+        inside(empty_url, lambda connection, said=statement: connection.execute(text(said)) and None, write=True)
+    downgrade(empty_url, "0002")
+    names = inside(empty_url, lambda connection: inspect(connection).get_table_names())
     assert set(names) == {*FIRST_TABLES, "prompts"}
-    migrate(database_url)
-    assert inside(database_url, differences) == []
-    assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM alarms"))) == 0
-    assert inside(database_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
+    migrate(empty_url)
+    assert inside(empty_url, differences) == []
+    assert inside(empty_url, lambda connection: connection.scalar(text("SELECT count(*) FROM alarms"))) == 0
+    assert inside(empty_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
 
 
-def test_taking_the_prompts_away_leaves_the_rest(database_url):
-    migrate(database_url)
+def test_taking_the_prompts_away_leaves_the_rest(empty_url):
+    migrate(empty_url)
     for statement in (
         "INSERT INTO prompts (decision_id, created_at, text) VALUES ('d', 1, 'gone')",
         "INSERT INTO configs (version, content, created_at) VALUES ('v', 'kept', 1)",
     ):
-        inside(database_url, lambda connection, said=statement: connection.execute(text(said)) and None, write=True)
-    downgrade(database_url, "0001")
-    names = inside(database_url, lambda connection: inspect(connection).get_table_names())
+        inside(empty_url, lambda connection, said=statement: connection.execute(text(said)) and None, write=True)
+    downgrade(empty_url, "0001")
+    names = inside(empty_url, lambda connection: inspect(connection).get_table_names())
     assert set(names) == set(FIRST_TABLES)
-    migrate(database_url)
-    assert inside(database_url, differences) == []
-    assert inside(database_url, lambda connection: connection.scalar(text("SELECT count(*) FROM prompts"))) == 0
-    assert inside(database_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
+    migrate(empty_url)
+    assert inside(empty_url, differences) == []
+    assert inside(empty_url, lambda connection: connection.scalar(text("SELECT count(*) FROM prompts"))) == 0
+    assert inside(empty_url, lambda connection: connection.scalar(text("SELECT content FROM configs"))) == "kept"
 
 
 def migrate_with_others(url, barrier):
@@ -94,16 +94,16 @@ def migrate_with_others(url, barrier):
     migrate(url)
 
 
-def test_several_processes_may_migrate_at_once(database_url):
+def test_several_processes_may_migrate_at_once(empty_url):
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(3)
-    processes = [context.Process(target=migrate_with_others, args=(database_url, barrier)) for _ in range(3)]
+    processes = [context.Process(target=migrate_with_others, args=(empty_url, barrier)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert inside(database_url, differences) == []
+    assert inside(empty_url, differences) == []
 
 
 def test_the_folder_of_a_new_file_is_made(tmp_path):

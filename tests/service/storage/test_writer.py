@@ -266,14 +266,11 @@ async def until(condition):
             await asyncio.sleep(0.01)
 
 
-async def test_a_locked_file_is_told_in_time_and_recovered_from(tmp_path, sqlite_url, decision_row):
-    from service.storage.database import migrate
-
-    await asyncio.to_thread(migrate, sqlite_url)
+async def test_a_locked_file_is_told_in_time_and_recovered_from(sqlite_url, decision_row):
     database = Database(sqlite_url)
     async with writing(database, timeout_s=0.1) as writer:
         await writer.add_decision(decision_row("before"))
-        lock = sqlite3.connect(tmp_path / "armwise.db", isolation_level=None)
+        lock = sqlite3.connect(sqlite_url.removeprefix("sqlite:///"), isolation_level=None)
         lock.execute("BEGIN IMMEDIATE")
         under_way = writer.add_decision(decision_row("under way"))
         await asyncio.sleep(0.05)
@@ -343,9 +340,6 @@ class Wire:
 
 @pytest.fixture
 async def wire(postgres_url):
-    from service.storage.database import migrate
-
-    await asyncio.to_thread(migrate, postgres_url)
     wire = Wire(postgres_url)
     await wire.start()
     yield wire
@@ -401,9 +395,6 @@ async def test_a_server_that_falls_silent_is_told_in_time(wire, decision_row):
 
 @pytest.mark.postgres
 async def test_a_cut_connection_costs_nobody_a_write(postgres_url, decision_row):
-    from service.storage.database import migrate
-
-    await asyncio.to_thread(migrate, postgres_url)
     database = Database(postgres_url)
     async with writing(database) as writer:
         await writer.add_decision(decision_row("before"))

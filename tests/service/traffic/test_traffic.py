@@ -251,7 +251,6 @@ def added_up(connection, by, low, high, **more):
 )
 def test_whole_days_and_their_hours_add_up_to_the_same(database_url, hours, low, length):
     """Whatever the period: sums of days and the hours at its edges say what hours alone say."""
-    migrate(database_url)
     start = HOUR // 24 * 24
     rollup, inside, by_day = Rollup(), 0, Counter()
     for number, (hour, arm) in enumerate(hours):
@@ -366,7 +365,6 @@ def test_quantiles_are_off_by_less_than_a_class(latencies, share):
 
 
 async def test_migrating_fills_it_from_what_is_stored(database_url, decision_row, attempt_row):
-    await asyncio.to_thread(migrate, database_url)
     opened = Database(database_url)
 
     def fill(connection):
@@ -409,7 +407,6 @@ amounts = st.one_of(st.floats(0, 200), st.sampled_from([0.0, 0.0000005, 0.000002
 def test_the_log_adds_up_to_the_same_last_unit(
     database_url, decision_row, attempt_row, amounts, value, created_at, outcome
 ):
-    migrate(database_url)
     routing_s, latency_s, first_token_s, cost_usd = amounts
 
     async def run():
