@@ -1,6 +1,7 @@
 """How long an experiment's units take: to be added up once each, and to be read and judged at every look.
 
-Fills an empty database with an experiment's decisions, calls and ratings, closes all units and asks for the report.
+Fills an empty database with an experiment's decisions, calls and ratings, closes all units and asks for the report: as
+the command line does, then as a service does, beside an event loop that looks every millisecond how late it is.
 
     python -m benchmarks.experiment_measuring --url sqlite:////tmp/units.db --units 100000
 """
@@ -8,6 +9,7 @@ Fills an empty database with an experiment's decisions, calls and ratings, close
 import argparse
 import asyncio
 import time
+from functools import partial
 
 import numpy as np
 from sqlalchemy import insert
@@ -18,12 +20,14 @@ from service.experiments.exposures import expose
 from service.experiments.lifecycle import Asked, Begun, create, current, take
 from service.experiments.measuring import close_due
 from service.experiments.reporting import sentence, tell
+from service.experiments.verdicts import apart
 from service.storage import store
 from service.storage.database import Database, migrate
 from service.storage.tables import rewards
 
 START = 1_800_000_000.0
 BATCH = 5_000
+TICK_S = 0.001
 DESIGN = Design(
     name="pair",
     variants=(Variant(name="control", policy="a", share=0.5), Variant(name="treated", policy="b", share=0.5)),
@@ -59,6 +63,27 @@ async def measured(url, units, requests):
         print(sentence(told))
     finally:
         await database.close()
+    print(f"the event loop alone is late by {shown(await lateness(asyncio.sleep(2.0)))}")
+    for _ in range(3):
+        report = apart(url, partial(tell, name=one.name, now=START + 1e6))
+        print(f"the event loop beside a report is late by {shown(await lateness(report))}")
+
+
+async def lateness(work):
+    """Milliseconds by which an event loop woke up later than it asked to, for as long as `work` is done."""
+    found, done = [], asyncio.ensure_future(work)
+    while not done.done():
+        asked = time.perf_counter() + TICK_S
+        await asyncio.sleep(TICK_S)
+        found.append((time.perf_counter() - asked) * 1000)
+    await done
+    return found
+
+
+def shown(late):
+    """Quantiles in words."""
+    middle, high, most = np.quantile(late, [0.5, 0.99, 1.0])
+    return f"{middle:.2f} ms in the middle, {high:.2f} ms at p99, {most:.1f} ms at most, of {len(late)}"
 
 
 class timed:  # noqa: N801 - reads as a word where it is used
