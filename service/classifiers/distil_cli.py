@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
-import msgspec
+
+from service.cli.options import echo_json, json_option
 
 if TYPE_CHECKING:
     from bandit.vocabulary import Classification
@@ -37,7 +38,7 @@ _READ_TOGETHER = 8  # prompts of similar length
 @click.option(
     "--out", default="data/embedded.safetensors", show_default=True, type=_FILE, help="File for the learned weights."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def distil(
     config: Path | None, prompts: Path | None, newest: int, weights: str | None, out: Path, *, as_json: bool
 ) -> None:
@@ -56,7 +57,7 @@ def distil(
     with click.progressbar(length=STEPS, label="Learning and judging", file=sys.stderr) as bar:
         report = run(lesson, out, partial(bar.update, 1))
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+        echo_json(report)
     else:
         for line in told(report):
             click.echo(line)

@@ -12,6 +12,7 @@ import click
 
 from service.classifiers.distil_cli import distil
 from service.classifiers.nvidia.tuning.command import tune
+from service.cli.options import echo_json, json_option
 from service.errors import ArmwiseError, ConfigurationError, DownloadFailed
 
 if TYPE_CHECKING:
@@ -290,7 +291,7 @@ def export(config: Path | None, weights: str | None, precisions: tuple[str, ...]
     type=click.Choice(["cpu", "cuda", "mps"]),
     help="Where torch is gated.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def check(config: Path | None, weights: str | None, prompts: Path | None, device: str, *, as_json: bool) -> None:
     """Check the weights: self-test, the examples on NVIDIA's model card, and which precisions agree with fp32.
 
@@ -306,9 +307,7 @@ def check(config: Path | None, weights: str | None, prompts: Path | None, device
         with _bars() as note:
             report = run(folder, own, device=device, note=note)
     if as_json:
-        import msgspec
-
-        click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+        echo_json(report)
     else:
         for line in _told(report):
             click.echo(line)

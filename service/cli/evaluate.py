@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from service.cli.options import config_option, look, seconds
+from service.cli.options import config_option, echo_json, json_option, look, seconds
 from service.errors import NotFound
 from service.terminal import interval_plot, plots, show, table
 
@@ -46,7 +46,6 @@ estimator_option = click.option(
     show_default=True,
     help="Doubly robust, self-normalised or plain inverse propensity scores.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, as docs/evaluation.md describes it.")
 policy_option = click.option("--policy", "file", type=FILE, help="A file with [[policies]]: the candidates.")
 name_option = click.option(
     "--name", "names", multiple=True, metavar="NAME", help="A candidate: of the file, or without one of the settings."
@@ -204,12 +203,10 @@ def _about(span: "Span", left_out: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _print(found: Mapping[str, Any], told: Callable[[Mapping[str, Any]], Iterator[str]], as_json: bool) -> None:  # noqa: FBT001 - a flag of the command line
-    import msgspec
-
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
-        return
-    show(told(found))
+        echo_json(found)
+    else:
+        show(told(found))
 
 
 # In words

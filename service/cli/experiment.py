@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.vocabulary import TASK_TYPES
-from service.cli.options import config_option, seconds
+from service.cli.options import config_option, echo_json, json_option, note_option, seconds
 from service.terminal import show as show_lines
 from service.terminal import table
 
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
 
 _NUMBER = r"[0-9]*\.?[0-9]+(?:[eE][+-]?[0-9]+)?"
 _TRIES = 4  # of a step that meets another process's
-
-note_option = click.option("--note", default="", help="Why; kept in the audit log.")
-json_option = click.option("--json", "as_json", is_flag=True, help="As JSON.")
 
 
 @click.group()
@@ -147,7 +144,7 @@ def list_experiments(config: Path | None, as_json: bool) -> None:  # noqa: FBT00
 
     found = sorted(with_database(config, current).values(), key=lambda one: (-one.created_at, one.name))
     if as_json:
-        _echo_json([public(one) for one in found])
+        echo_json([public(one) for one in found])
         return
     rows = []
     for one in found:
@@ -171,7 +168,7 @@ def show(config: Path | None, name: str, as_json: bool) -> None:  # noqa: FBT001
     one = named(with_database(config, current), name)
     steps = with_database(config, lambda connection: list_steps(connection, name))
     if as_json:
-        _echo_json({**public(one), "log": [public_step(step) for step in steps]})
+        echo_json({**public(one), "log": [public_step(step) for step in steps]})
         return
     design = one.design
     head = f"{one.name} is {one.state}; by {design.unit}, posteriors {design.mode}, primary {design.primary.name}"
@@ -277,12 +274,6 @@ def _setup(config: Path | None) -> "Setup":
     from service.setup import create_setup
 
     return create_setup(read_settings(config, os.environ))
-
-
-def _echo_json(value: Any) -> None:
-    import msgspec
-
-    click.echo(msgspec.json.format(msgspec.json.encode(value)).decode())
 
 
 def _who() -> str:

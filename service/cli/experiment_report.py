@@ -1,14 +1,13 @@
 """`armwise experiment report`: the verdict in a sentence, then the numbers behind it."""
 
 import asyncio
-import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from service.cli.options import config_option, migrated
+from service.cli.options import config_option, echo_json, json_option, migrated
 
 if TYPE_CHECKING:
     from service.experiments.reporting import Told
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 @click.command("report")
 @config_option
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="The whole report as JSON, as the service answers it.")
+@json_option
 def experiment_report(config: Path | None, name: str, *, as_json: bool) -> None:
     """Say what the experiment NAME shows: what to do, then the variants, the differences and how they went."""
     from service.experiments.reporting import answer, course, table
@@ -25,7 +24,7 @@ def experiment_report(config: Path | None, name: str, *, as_json: bool) -> None:
 
     told = _told(config, name)
     if as_json:
-        click.echo(json.dumps(answer(told), indent=2, ensure_ascii=False))
+        echo_json(answer(told))
         return
     show(table(told, width()))
     if lines := course(told.looks):

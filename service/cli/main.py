@@ -19,7 +19,7 @@ from service.cli.evaluate import evaluate, replay, report
 from service.cli.experiment import experiment
 from service.cli.experiment_report import experiment_report
 from service.cli.imports import import_settings
-from service.cli.options import Words, config_option, echo_json, json_option, migrated
+from service.cli.options import Number, Words, config_option, echo_json, json_option, migrated
 from service.cli.posterior import posterior
 from service.cli.prior import prior
 from service.cli.quiz import quiz
@@ -151,9 +151,7 @@ def check(config: Path | None, *, as_json: bool) -> None:
     help="Where Armwise runs. Default: http://127.0.0.1:8402; when nothing runs there, one is started for the demo.",
 )
 @click.option("--own", is_flag=True, help="Start one for the demo, whatever runs.")
-@click.option(
-    "--seconds", default=60.0, show_default=True, type=click.FloatRange(0.0, min_open=True), help="How long it takes."
-)
+@click.option("--seconds", default=60.0, show_default=True, type=Number(0.0, min_open=True), help="How long it takes.")
 @click.option("--rounds", type=click.IntRange(1), help="Instead of --seconds: how often all prompts are sent.")
 @click.option("--feedback/--no-feedback", default=True, show_default=True, help="Post thumbs on the replies.")
 @json_option

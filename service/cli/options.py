@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -44,6 +45,18 @@ class Words(click.ParamType[str]):
         return value
 
 
+class Number(click.FloatRange):
+    """A number in a range: Click takes "nan" for one in every range."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number."""
+        number = float(super().convert(value, param, ctx))
+        if math.isnan(number):
+            self.fail(f"{value!r} is no number.", param, ctx)
+        return number
+
+
+note_option = click.option("--note", default="", type=Words(0, 1_000), help="Why; kept in the audit log.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for a program to read.")
 
 

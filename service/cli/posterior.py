@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bandit.vocabulary import PROMPT_TIERS, TASK_TYPES
-from service.cli.options import Words, config_option, echo_json, json_option
+from service.cli.options import Number, config_option, echo_json, json_option, note_option
+from service.errors import NotFound
 
 if TYPE_CHECKING:
     from bandit.vocabulary import PromptTier, TaskType
@@ -23,7 +24,6 @@ task_option = click.option(
     "--task", "task_type", type=click.Choice(TASK_TYPES), help="Only this task type. Default: all."
 )
 model_option = click.option("--model", help="Only this model. Default: all.")
-note_option = click.option("--note", default="", type=Words(0, 1_000), help="Why; kept in the audit log.")
 
 
 @click.group()
@@ -38,10 +38,8 @@ def posterior() -> None:
 @click.option(
     "--tier", type=click.Choice(PROMPT_TIERS), help="Of prompts of this tier. Default: of all, by what was measured."
 )
-@click.option(
-    "--days", default=7.0, show_default=True, type=click.FloatRange(min=0.0), help="Versions of so many days."
-)
-@click.option("--limit", default=20, show_default=True, type=click.IntRange(0), help="Versions at most.")
+@click.option("--days", default=7.0, show_default=True, type=Number(min=0.0), help="Versions of so many days.")
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(0, 10_000), help="Versions at most.")
 @json_option
 def list_posteriors(
     config: Path | None, task_type: "TaskType | None", model: str | None, tier: "PromptTier | None", *, as_json: bool,
@@ -51,9 +49,12 @@ def list_posteriors(
     from service.cli.main import with_database
     from service.learning.control_actions import knowledge_of, shown, versions
     from service.learning.posteriors import posterior_cells
+    from service.mistakes import suggestion
     from service.terminal import plots, show, table
 
     setup, now, days = _setup(config), time.time(), of_versions["days"]
+    if model is not None and model not in setup.models:
+        raise NotFound(f"There is no model `{model[:128]}`{suggestion(model, setup.models)}.")
     knowledge = with_database(config, lambda connection: knowledge_of(connection, setup, now))
     controls = knowledge.controls
     cells = [

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from service.cli.options import config_option, echo_json, json_option, look, seconds
+from service.cli.options import Number, config_option, echo_json, json_option, look, seconds
 from service.errors import ArmwiseError, ConfigurationError, UnusableData
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def prior() -> None:
 )
 @click.option(
     "--mass",
-    type=click.FloatRange(0.0, 1e9),
+    type=Number(0.0, 1e9),
     help="Labels that the prior is worth; 0: the policy's own spread decides. Default: 300 for outcomes, 0 for a log.",
 )
 @click.option(

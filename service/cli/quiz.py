@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from service.cli.options import Number, config_option, echo_json, json_option
 from service.errors import ArmwiseError
 
 if TYPE_CHECKING:
@@ -22,11 +23,7 @@ _TIMEOUT_S = 30.0  # of a commit: a service that runs meanwhile comes first
 
 
 @click.command()
-@click.option(
-    "--config",
-    type=click.Path(path_type=Path, dir_okay=False, exists=True),
-    help="The settings file, for the models and the database. Default: armwise.toml in this folder, if there is one.",
-)
+@config_option
 @click.option(
     "--model",
     "names",
@@ -46,11 +43,11 @@ _TIMEOUT_S = 30.0  # of a commit: a service that runs meanwhile comes first
 @click.option("--judge", help="The model that marks where a question does not say what it expects. Default: [judge].")
 @click.option(
     "--weight",
-    type=click.FloatRange(0.0, 1.0, min_open=True),
+    type=Number(0.0, 1.0, min_open=True),
     help="Of a mark, in labels. Default: 1 for `expects`, judge.weight (0.5) for a judge's.",
 )
 @click.option("--again", is_flag=True, help="Ask what is marked already, too; the new mark replaces the old one.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@json_option
 @click.option("--yes", is_flag=True, help="Do not ask whether the calls may be made.")
 def quiz(
     config: Path | None, names: tuple[str, ...], prompts: Path | None, per_task: int, *, stored: bool, **given: Any
@@ -79,7 +76,7 @@ def quiz(
         click.confirm("Ask?", abort=True, err=True)
     results = asyncio.run(_run(settings, plan, marking))
     if given["as_json"]:
-        _print_json(results)
+        echo_json(shown(results))
     else:
         for line in told(results):
             click.echo(line)
@@ -191,12 +188,12 @@ def _counted(counts: "Counter[str]") -> str:
     return ", ".join(f"{name} ({count:,})" for name, count in counts.most_common())
 
 
-def _print_json(results: "Sequence[Result]") -> None:
+def shown(results: "Sequence[Result]") -> dict[str, Any]:
+    """The results for a program."""
     import msgspec
 
     cost = sum(result.answers_usd + result.verdicts_usd for result in results)
-    shown = {"models": [{**msgspec.to_builtins(result), "mean": result.mean} for result in results], "cost_usd": cost}
-    click.echo(msgspec.json.format(msgspec.json.encode(shown)).decode())
+    return {"models": [{**msgspec.to_builtins(result), "mean": result.mean} for result in results], "cost_usd": cost}
 
 
 def _complain(results: "Sequence[Result]", plan: "Plan") -> None:

@@ -129,6 +129,7 @@ def test_json_of_the_settings_shows_no_secret(run, tmp_path):
     ("words", "told"),
     [
         (("explain", "chatcmpl-none"), "No decision has the id"),
+        (("posterior", "list", "--model", "larg"), "did you mean `large`?"),
         (("key", "revoke", "none"), "armwise key list"),
         (("experiment", "show", "none"), "none"),
         (("prior", "show", "nowhere.json"), "nowhere.json"),
@@ -176,10 +177,13 @@ def test_a_database_of_a_newer_version_is_a_line_and_ends_with_1(run, tmp_path):
         (["key", "create", "--name", ""], "found 0 characters; expected 1 to 128"),
         (["key", "create", "--name", "a" * 129], "found 129 characters"),
         (["key", "create", "--name", "two\nlines"], "in one line"),
+        (["demo", "--seconds", "nan"], "'nan' is no number"),
+        (["posterior", "list", "--days", "nan"], "'nan' is no number"),
+        (["posterior", "list", "--limit", "9" * 30], "is not in the range"),
         (["posterior", "off", "--note", "a" * 1001], "found 1,001 characters; expected 0 to 1,000"),
     ],
 )
-def test_text_that_the_database_would_not_take_is_refused(words, found, run, tmp_path):
+def test_what_the_database_would_not_take_is_refused(words, found, run, tmp_path):
     done = run(*words)
     assert done.exit_code == 2
     assert found in done.stderr
@@ -254,13 +258,16 @@ def test_a_terminal_that_lacks_characters_is_no_fault(tmp_path):
 
     def armwise(*words):
         done = subprocess.run(
-            [sys.executable, "-m", "service", "key", *words], cwd=tmp_path, env=environ, capture_output=True, check=True
+            [sys.executable, "-m", "service", *words], cwd=tmp_path, env=environ, capture_output=True, check=True
         )
         return done.stdout.decode("latin-1")
 
-    armwise("create", "--name", "钥匙")
-    assert armwise("list").endswith("??\n")
-    assert json.loads(armwise("list", "--json"))[0]["name"] == "钥匙"
+    armwise("key", "create", "--name", "钥匙")
+    assert armwise("key", "list").endswith("??\n")
+    assert json.loads(armwise("key", "list", "--json"))[0]["name"] == "钥匙"
+    variants = ("--variant", "a=thompson:0.5", "--variant", "b=random:0.5")
+    armwise("experiment", "create", "e", *variants, "--note", "钥匙")
+    assert json.loads(armwise("experiment", "show", "e", "--json"))["log"][0]["note"] == "钥匙"
     said = terminal(tmp_path, "demo", "--own", "--rounds", "1", columns=60, PYTHONIOENCODING="latin-1")
     assert "Traceback" not in said
     assert "routing against" in said

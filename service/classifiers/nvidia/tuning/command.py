@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
+from service.cli.options import Number, echo_json, json_option
 from service.errors import ArmwiseError, NotBetter
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 @click.option("--epochs", type=click.IntRange(1), help="At most. Default: 100 for heads, 5 with layers.")
 @click.option(
     "--learning-rate",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=Number(0, 1, min_open=True),
     help="At its highest. Default: 1e-3 for heads, 2e-5 with layers.",
 )
 @click.option("--batch-size", default=32, show_default=True, type=click.IntRange(1), help="Prompts for one step.")
@@ -58,11 +58,11 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
     "--validation-share",
     default=0.2,
     show_default=True,
-    type=click.FloatRange(0, 0.9, min_open=True),
+    type=Number(0, 0.9, min_open=True),
     help="Of the prompts, to judge both models by.",
 )
 @click.option("--force", is_flag=True, help="Keep the result even when it is not better; replace a model in --out.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
+@json_option
 def tune(
     weights: str | None, data: Path, out: Path, device: str, *, force: bool, as_json: bool, **options: Any
 ) -> None:
@@ -80,9 +80,9 @@ def tune(
         report = run(_folder(weights), data, out, Options(**options), device=device, force=force, progress=_bar)
     except KeyboardInterrupt:
         click.echo("\nInterrupted. The same command goes on after the last finished epoch.", err=True)
-        raise SystemExit(130) from None
+        raise SystemExit(1) from None
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(report)).decode())
+        echo_json(report)
     else:
         for line in told(report):
             click.echo(line)
