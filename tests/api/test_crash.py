@@ -1,11 +1,7 @@
 """kill -9 at any moment under load: nothing acknowledged is missing, and posteriors equal the fold of the rewards."""
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
-import sys
 
 import aiohttp
 import pytest
@@ -13,6 +9,7 @@ from sqlalchemy import select
 
 from service.storage import store, tables
 from service.storage.database import Database
+from tests.forked import armwise
 
 MESSAGES = [{"role": "user", "content": "What is the boiling point of water?"}]
 KILLS = 20
@@ -20,7 +17,7 @@ KILLS = 20
 
 async def ready(url, process):
     for _ in range(1200):
-        assert process.poll() is None, "the service ended"
+        assert process.is_alive(), "the service ended"
         try:
             async with aiohttp.ClientSession(url) as http, http.get("/ready") as reply:
                 if reply.status == 200:
@@ -31,22 +28,20 @@ async def ready(url, process):
     pytest.fail("the service did not become ready")
 
 
-@pytest.mark.timeout(600)
 async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, free_port):
     rng = random.Random(7)
     config = tmp_path / "armwise.toml"
     config.write_text(f'[database]\nurl = "{database_url}"\n')
     url = f"http://127.0.0.1:{free_port}"
     decisions, ratings = set(), {}
-    command = [sys.executable, "-m", "service", "serve", "--config", str(config), "--port", str(free_port)]
     for _ in range(KILLS):
-        process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ}, start_new_session=True)
+        process = armwise(tmp_path, "serve", "--config", str(config), "--port", str(free_port))
         await ready(url, process)
         async with aiohttp.ClientSession(url) as http:
             clients = [asyncio.create_task(hammer(http, number, decisions, ratings)) for number in range(8)]
             await asyncio.sleep(rng.uniform(0.02, 0.4))
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.kill()
+            process.join()
             await asyncio.gather(*clients)
     assert len(decisions) > 3 * KILLS
 
