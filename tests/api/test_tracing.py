@@ -499,7 +499,9 @@ async def test_a_fault_in_writing_spans_harms_no_request(traced, caplog):
     assert "a trace could not be begun" in caplog.text
 
 
-async def test_a_collector_that_is_not_there_is_counted_and_harms_no_request(run):
+async def test_a_collector_that_is_not_there_is_counted_and_harms_no_request(run, monkeypatch):
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")  # ms; else spans are sent after 5 s
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.5")  # s; else it tries again for 10 s
     service = run(tracing=Tracing(endpoint=NOBODY))
     async with aiohttp.ClientSession(service.url) as http:
         assert (await asked(http)).status == 200
