@@ -65,9 +65,9 @@ class Running:
         return self.app.state.parts
 
 
-def settings_for(url, **changes):
+def settings_for(url, *, timeout_s=2.0, **changes):
     """Settings on a database, with whatever else a test needs."""
-    return Settings(server=Server(port=8402), database=Database(url=url), **changes)
+    return Settings(server=Server(port=8402), database=Database(url=url, timeout_s=timeout_s), **changes)
 
 
 @pytest.fixture

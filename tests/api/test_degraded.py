@@ -17,7 +17,7 @@ async def ask(http, **more):
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_chat_goes_on_while_the_database_is_locked(run, sqlite_url, stream):
-    service = run(sqlite_url)
+    service = run(sqlite_url, timeout_s=1.0)
     path = service.settings.database.url.removeprefix("sqlite:///")
     async with aiohttp.ClientSession(service.url) as http:
         status, headers = await ask(http, stream=stream)
