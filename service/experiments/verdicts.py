@@ -179,10 +179,12 @@ def reason_to_stop(report: plan.Report, one: Experiment) -> str:
     """Why an experiment ends by itself, in words; empty: it goes on."""
     if report.sample_ratio_evidence > plan.SAMPLE_RATIO_ALARM:
         return "Stopped: units are not assigned as planned."
-    worse = [each for each in report.comparisons if each.verdict == "kill"]
-    if any(guarded.state == "breached" for each in worse for guarded in each.guardrails):
-        return "Stopped: a guardrail is breached."
-    if worse:
+    if report.verdict == "kill":
+        worst = next(
+            each for each in report.comparisons if each.variant == report.variant
+        )  # whom the sentence is about
+        if any(guarded.state == "breached" for guarded in worst.guardrails):
+            return "Stopped: a guardrail is breached."
         return "Stopped: a variant is worse than the control."
     if report.elapsed_s >= one.design.maximum_s:
         return "Stopped: the longest time it may last is over."
