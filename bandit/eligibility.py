@@ -36,8 +36,9 @@ def not_local(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:
 
 def lacks_ability(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:
     """Tools, images and JSON need a model that can do them."""
-    missing = sorted(limits.needs - arm.abilities)
-    return f"cannot do {', '.join(missing)}" if missing else None
+    if limits.needs <= arm.abilities:
+        return None
+    return f"cannot do {', '.join(sorted(limits.needs - arm.abilities))}"
 
 
 def below_tier(arm: Arm, profile: PromptProfile, limits: Limits) -> str | None:

@@ -4,6 +4,7 @@ The arm is drawn from exactly the numbers that are logged, so the propensity of 
 construction, whatever the error of the quadrature.
 """
 
+import math
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING
@@ -169,12 +170,13 @@ def checked(chances: Vector, n_arms: int) -> tuple[float, ...]:
     """
     if chances.shape != (n_arms,):
         raise PolicyFailure(f"found {chances.shape} probabilities, expected {(n_arms,)}")
-    if not np.isfinite(chances).all() or (chances < 0.0).any():
-        raise PolicyFailure(f"found probabilities {chances.tolist()}, expected finite numbers of at least 0")
-    total = float(chances.sum())
+    found: list[float] = chances.tolist()
+    if not all(0.0 <= chance < math.inf for chance in found):
+        raise PolicyFailure(f"found probabilities {found}, expected finite numbers of at least 0")
+    total = sum(found)
     if not total > 0.0:
         raise PolicyFailure("found no positive probability")
-    return tuple((chances / total).tolist())
+    return tuple(chance / total for chance in found)
 
 
 def choose(  # noqa: PLR0913 - the inputs of a decision, each logged

@@ -196,7 +196,7 @@ async def _walk(
     streamed: bool,
 ) -> Result:
     """Call the models of the plan in turn until one does not fail."""
-    last = UpstreamFailure("connection", "No model of the plan is configured any more.", status=503)
+    last: UpstreamFailure | None = None
     trace = current.get()
     put_off: list[str] = []
     for name in _in_turn(decision.plan, breakers, put_off):
@@ -228,7 +228,7 @@ async def _walk(
             passed_on.reset(along)
             if attempt.span is not None and attempt.outcome != "ok":
                 attempt.span.ended(attempt.outcome, attempt.status)
-    raise AllFailed(last)
+    raise AllFailed(last or UpstreamFailure("connection", "No model of the plan is configured any more.", status=503))
 
 
 def _in_turn(plan: tuple[str, ...], breakers: Breakers, put_off: list[str]) -> Iterator[str]:

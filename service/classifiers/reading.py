@@ -1,7 +1,6 @@
 """How both classifiers read a text: its tokens, which keyword rules fire and where, and the signs of its shape."""
 
 import re
-from itertools import pairwise
 from typing import Literal, NamedTuple, get_args
 
 from service.classifiers.concepts import CONCEPTS
@@ -110,15 +109,15 @@ def read(text: str) -> Reading:
 
 def _concepts(tokens: list[str]) -> list[tuple[int, int]]:
     found = []
-    for position, (token, following) in enumerate(pairwise([*tokens, ""])):
-        phrases = _PHRASES.get(token)
-        if phrases is None:
-            continue
-        for number in phrases.alone:
+    following = [*tokens[1:], ""]
+    for position in [position for position, token in enumerate(tokens) if token in _PHRASES]:
+        alone, longer = _PHRASES[tokens[position]]
+        for number in alone:
             found.append((position, number))  # noqa: PERF401 - in the order of positions
-        for length, words, number in phrases.longer.get(following, ()):
-            if length == 2 or tokens[position : position + length] == words:
-                found.append((position, number))
+        if longer and (candidates := longer.get(following[position])):
+            for length, words, number in candidates:
+                if length == 2 or tokens[position : position + length] == words:
+                    found.append((position, number))
     return found
 
 
