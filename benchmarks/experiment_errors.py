@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from bandit.experiments import DAYS_WEIGHT, SAMPLE_RATIO_ALARM
-from bandit.sequential import farthest, log_evidence, log_sample_ratio, tallied, weighted
+from bandit.sequential import farthest, log_evidence, log_ratio, log_sample_ratio, tallied, weighted
 
 Array = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -68,8 +68,17 @@ def users(random: Random, effect: float = 0.0, *, drift: float = 0.0) -> Stream:
     return Stream(here, s.astype(np.float64), m.astype(np.float64), known)
 
 
-def looks(stream: Stream, *, cuped: bool = False, horizon: int = PAIRS) -> Looks:
-    """The interval of the report after each unit."""
+class Differences(NamedTuple):
+    """What the interval after each unit is made of; without a meaning where there is none."""
+
+    value: Array  # (n,)
+    n: Array  # (n,), pairs that say as much
+    variance: Array  # (n,), of the difference of a pair
+    known: Flags  # (n,), whether there is an interval
+
+
+def differences(stream: Stream, *, cuped: bool = False) -> Differences:
+    """The difference after each unit, and how well it is known."""
     s, m, p = stream.s, stream.m, stream.covariate
     columns = {"n": np.ones(len(s)), "s": s, "m": m, "ss": s * s, "sm": s * m, "mm": m * m}
     if cuped:
@@ -87,10 +96,15 @@ def looks(stream: Stream, *, cuped: bool = False, horizon: int = PAIRS) -> Looks
             left = [e - 2.0 * theta * x + theta**2 * c for e, x, c in zip(left, (x1, x0), (c1, c0), strict=True)]
         n = 2.0 / (1.0 / n1 + 1.0 / n0)
         variance = n * (left[0] / (n1 - 1.0) / n1 + left[1] / (n0 - 1.0) / n0)
+        return Differences(value, n, variance, (np.minimum(n1, n0) >= LEAST) & (variance > 0.0))
+
+
+def looks(stream: Stream, *, cuped: bool = False, horizon: int = PAIRS) -> Looks:
+    """The interval of the report after each unit."""
+    value, n, variance, known = differences(stream, cuped=cuped)
+    with np.errstate(divide="ignore", invalid="ignore"):
         half = farthest(n / horizon, ALPHA) * np.sqrt(horizon * variance) / n
-        unknown = (np.minimum(n1, n0) < LEAST) | ~(variance > 0.0)
-    value[unknown] = half[unknown] = np.nan
-    return Looks(value, half)
+    return Looks(np.where(known, value, np.nan), np.where(known, half, np.nan))
 
 
 def _squares(side: dict[str, Array]) -> Array:
@@ -108,9 +122,12 @@ def _products(side: dict[str, Array]) -> tuple[Array, Array]:
     return both * size, own * size
 
 
-def first_found(seen: Looks) -> float:
-    """Units until the interval excludes 0; infinite when it never does."""
-    outside = np.abs(seen.value) > seen.half
+def first_found(stream: Stream, *, cuped: bool = False) -> float:
+    """Units until the interval of `looks` excludes 0, told by its evidence, which is quicker; infinite when never."""
+    value, n, variance, known = differences(stream, cuped=cuped)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        evidence = log_ratio(value * n / np.sqrt(PAIRS * variance), n / PAIRS, ALPHA)
+    outside = known & (evidence > -np.log(ALPHA))
     return float(outside.argmax() + 1) if outside.any() else np.inf
 
 
@@ -183,8 +200,8 @@ STREAMS: dict[str, Callable[[Random], Stream]] = {
 }
 FOUND: dict[str, Callable[[Stream], float]] = {
     "t-test of ratings": peeked,
-    "interval": lambda stream: first_found(looks(stream)),
-    "interval, covariate": lambda stream: first_found(looks(stream, cuped=True)),
+    "interval": first_found,
+    "interval, covariate": lambda stream: first_found(stream, cuped=True),
 }
 GUARDRAILS: dict[str, tuple[tuple[float, float], bool]] = {  # rates of variant and control; wild
     "as the control, .02": ((0.02, 0.02), False),
