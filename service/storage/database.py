@@ -11,6 +11,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -102,7 +103,7 @@ class Database:
         self._kept: AsyncConnection | None = None
         self._opening = asyncio.Lock()
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The URL without its password, for messages."""
         return _shown(self._url)
