@@ -1,10 +1,9 @@
-"""What a person sees in a terminal: lines cut to its width, tables, small plots, colours unless NO_COLOR is set.
+"""What a person sees in a terminal: lines cut to its width, tables, small plots.
 
-Where the output is no terminal nothing is cut, coloured or drawn over: another program reads it.
+Where the output is no terminal nothing is cut or drawn over: another program reads it.
 """
 
 import math
-import os
 import shutil
 import sys
 import unicodedata
@@ -145,13 +144,6 @@ def encodable(text: str) -> bool:
 def plots() -> bool:
     """Whether small plots are drawn: only where a person looks, and the terminal has the characters."""
     return width() is not None and encodable(_LEVELS + interval_bar(-1.0, 0.0, 1.0))
-
-
-def styled(text: str, **style: bool | str) -> str:
-    """`text` in a colour or bold: on a terminal that knows them, unless NO_COLOR (no-color.org) is set."""
-    if not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
-        return text
-    return click.style(text, **style)  # type: ignore[arg-type]  # its parameters are named one by one
 
 
 def show(lines: Iterable[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from service.cli.main import main
-from service.terminal import cut, interval_plot, show, styled, table
+from service.terminal import cut, interval_plot, show, table
 
 # Commands that do something and say so in a sentence, or print JSON or a script in any case.
 WITHOUT_JSON = {
@@ -345,14 +345,8 @@ def test_intervals_stand_on_one_scale_with_its_ends_named():
     assert ends.split() == ["-0.05", "1.05"]
 
 
-def test_colours_are_for_terminals_without_no_color(monkeypatch, capsys):
-    assert styled("text", bold=True) == "text"
+def test_lines_are_cut_to_the_terminal(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    assert styled("text", bold=True) == "\x1b[1mtext\x1b[0m"
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert styled("text", bold=True) == "text"
     monkeypatch.setenv("COLUMNS", "30")
     show(["x" * 50])
     assert capsys.readouterr().out == "x" * 29 + "…\n"
