@@ -96,6 +96,33 @@ def test_the_explorer_lists_searches_and_explains(page, served):
     expect(explorer).not_to_contain_text("Limits:")  # nobody set any
 
 
+def test_an_explanation_that_comes_late_does_not_replace_a_later_one(page):
+    explorer, held = panel(page, "decisions"), []
+    buttons = explorer.get_by_role("button", name="Explain chatcmpl-")
+    first, second = (buttons.nth(place).get_attribute("aria-label").removeprefix("Explain ") for place in (0, 1))
+    page.route(f"**/v1/decisions/{first}", lambda route: held.append(route))  # noqa: PLW0108 - wrapped by Playwright
+    buttons.nth(0).click()
+    buttons.nth(1).click()
+    expect(page.locator(".explained h3")).to_have_text(f"Decision {second}")
+    with page.expect_response(f"**/v1/decisions/{first}") as late:
+        held[0].continue_()
+    late.value.finished()
+    page.evaluate("new Promise((done) => setTimeout(done))")
+    expect(page.locator(".explained h3")).to_have_text(f"Decision {second}")
+
+
+def test_the_task_type_with_most_labels_is_named_as_it_changes(page, served):
+    cells = [{**cell, "n": float(cell["task_type"] == "Extraction")} for cell in served.call("/v1/posteriors")["cells"]]
+    page.route("**/v1/posteriors", lambda route: route.fulfill(json={"cells": cells}))
+    picker = panel(page, "posteriors").get_by_label("Task type")
+    picker.select_option("Rewrite")
+    expect(panel(page, "posteriors")).to_contain_text("Rewrite: ")
+    page.wait_for_timeout(4_500)  # so long the page asks for the same once
+    picker.select_option("")
+    expect(panel(page, "posteriors")).to_contain_text("Extraction: ")
+    expect(picker.locator("option").first).to_have_text("Most labels (Extraction)")
+
+
 def test_an_id_that_nobody_made_is_told(page):
     explorer = panel(page, "decisions")
     explorer.get_by_label("Id").fill("chatcmpl-nothing")

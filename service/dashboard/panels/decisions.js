@@ -11,14 +11,18 @@ const search = {};
 const detail = h("div", { "aria-live": "polite" });
 const tasks = choice("Task type", [option("", "all")], { name: "task_type" });
 
-// Explain a decision below the list, and bring it into view.
+let wanted = "";
+
+// Explain a decision below the list, and bring it into view; unless another one was asked for meanwhile.
 export async function explain(id) {
+  wanted = id;
   try {
     const told = await explained(id);
+    if (id !== wanted) return;
     detail.replaceChildren(told);
     told.querySelector("h3").focus();
   } catch (error) {
-    detail.replaceChildren(h("p", { class: "message bad", role: "alert" }, error.message));
+    if (id === wanted) detail.replaceChildren(h("p", { class: "message bad", role: "alert" }, error.message));
   }
 }
 
@@ -43,8 +47,8 @@ function tools(reload) {
   );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    const { id, ...wanted } = Object.fromEntries(new FormData(form));
-    for (const [name, value] of Object.entries(wanted)) search[name] = value.trim();
+    const { id, ...wishes } = Object.fromEntries(new FormData(form));
+    for (const [name, value] of Object.entries(wishes)) search[name] = value.trim();
     delete search.before;
     if (id.trim()) explain(id.trim());
     else reload();

@@ -13,11 +13,9 @@ const chosen = { task: "" };
 let picker;
 
 function fill(tasks, labelled) {
-  const names = ["", ...tasks];
-  if (picker.options.length === names.length) return;
-  picker.replaceChildren(
-    ...names.map((task) => option(task, task || `Most labels (${labelled})`, task === chosen.task)),
-  );
+  if (picker.options.length !== tasks.length + 1)
+    picker.replaceChildren(...["", ...tasks].map((task) => option(task, task, task === chosen.task)));
+  picker.options[0].textContent = `Most labels (${labelled})`;
 }
 
 export default {
@@ -49,12 +47,12 @@ export default {
     if (shown.length > MOST) shown.sort((a, b) => b.p_best - a.p_best);
     const likeliest = shown.filter((cell) => cell.alpha !== null && cell.beta !== null).slice(0, MOST);
     const series = likeliest.map((cell) => ({
-        label: cell.model,
-        values: betaDensity(cell.alpha, cell.beta, XS),
-        colour: colourOf(cell.model),
-        dash: dashOf(cell.model),
-        bare: true,
-      }));
+      label: cell.model,
+      values: betaDensity(cell.alpha, cell.beta, XS),
+      colour: colourOf(cell.model),
+      dash: dashOf(cell.model),
+      bare: true,
+    }));
     const best = [...shown].sort((a, b) => b.p_best - a.p_best)[0];
     const words = shown.map((cell) => `${cell.model} ${fixed(cell.mean, 2)}`).join(", ");
     return [
