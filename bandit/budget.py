@@ -19,7 +19,7 @@ from scipy.special import ndtr
 Vector = NDArray[np.float64]
 Matrix = NDArray[np.float64]
 
-CUSHION = 3.0
+CUSHION = 3.0  # calls of an arm that there must be room for, as one may cost several times the expected
 
 _MOST_USD = 1_000.0  # no call costs more: a meter or a price list that says so is broken, and is not believed
 _FARTHEST = 1e9  # a quality beyond this, in points, is broken too
@@ -124,7 +124,6 @@ class Pacer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     margin: float = 0.997  # share of the budget that is aimed at
     horizon: float = 1_000.0  # requests in which a debt is paid back, and for which savings are kept
     gain: float = 0.05  # quality points by which a debt of `horizon` budgets makes one budget dearer
-    cushion: float = CUSHION  # calls of an arm that there must be room for, as one may cost several times the expected
     requests: int | None = None  # how many there will be in all, where that is known
 
     @property
@@ -167,18 +166,13 @@ def room_usd(pacer: Pacer, state: PacerState) -> float:
     return pacer.target_usd * (1.0 + pacer.burst) - state.debt_usd
 
 
-def affordable(pacer: Pacer, state: PacerState, cost_usd: Vector) -> NDArray[np.bool_]:
-    """Which arms the next request may be sent to, by their expected costs (n_arms,).
+def affordable_within(room: float, cost_usd: Vector, cushion: float = CUSHION) -> NDArray[np.bool_]:
+    """Which arms the next request may be sent to, by their expected costs (n_arms,), when `room` dollars are there.
 
     Those with room for `cushion` calls, and always the cheapest; where no cost is believable, all of them. With room
     for one call only, a dear call that turns out dearer would close the middling arms until its debt is paid.
     At the defaults an arm dearer than about 340 budgets is never open, as savings lapse.
     """
-    return affordable_within(room_usd(pacer, state), cost_usd, pacer.cushion)
-
-
-def affordable_within(room: float, cost_usd: Vector, cushion: float = CUSHION) -> NDArray[np.bool_]:
-    """Arms for `cushion` calls of which `room` dollars are enough, and always the cheapest; see `affordable`."""
     known = _believed(cost_usd)
     return np.asarray((cushion * known <= room) | (known <= known.min(initial=np.inf)))
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from bandit.budget import (
+    CUSHION,
     Pacer,
     PacerState,
-    affordable,
+    affordable_within,
     allocation,
     cheapest_good_enough,
     corrected,
@@ -144,7 +145,7 @@ def test_nothing_raises_on_absurd_numbers(numbers, budget, usd):
     for one, other in ((pacer, state), (pacer_now, state_now)):
         assert 0.0 <= price(one, other) <= 1e9
         assert np.isfinite(room_usd(one, other))
-        assert affordable(one, other, cost[0]).any()
+        assert affordable_within(room_usd(one, other), cost[0]).any()
         assert paced_budget(one, other) > 0.0
     chances = probability_within(quality[0], cost[0], 0.02)
     assert ((chances >= 0.0) & (chances <= 1.0)).all()
@@ -182,11 +183,11 @@ def test_the_bucket_by_hand():
 def test_arms_beyond_the_room_are_closed_but_never_the_cheapest():
     """There is room for 0.21 dollars: three calls of 0.06, but not of 0.08."""
     cost = np.array([0.05, 0.08, 0.06])
-    assert affordable(EXACT, PacerState(), cost).tolist() == [True, False, True]
+    assert affordable_within(room_usd(EXACT, PacerState()), cost).tolist() == [True, False, True]
     deep = state_of(0.9, 0.9)
     assert room_usd(EXACT, deep) < 0.0
-    assert affordable(EXACT, deep, cost).tolist() == [True, False, False]
-    assert affordable(EXACT, deep, np.array([np.nan, np.inf])).tolist() == [True, True]
+    assert affordable_within(room_usd(EXACT, deep), cost).tolist() == [True, False, False]
+    assert affordable_within(room_usd(EXACT, deep), np.array([np.nan, np.inf])).tolist() == [True, True]
 
 
 def test_the_budget_to_solve_for_pays_debts_back_within_limits():
@@ -230,12 +231,12 @@ CELL_WEIGHTS = np.array([0.3, 0.2, 0.1, 0.2, 0.1, 0.1])
 CELL_LENGTH = np.array([0.5, 1.0, 2.0, 0.6, 1.4, 2.0])  # replies of some cells are longer on every arm
 
 
-def simulated(budget, seed, *, requests=8_000, dearer=None, per_window=False, cushion=3.0):
+def simulated(budget, seed, *, requests=8_000, dearer=None, per_window=False, cushion=CUSHION):
     """Greedy routing with known means; costs of single calls vary by a factor of about 2; `dearer` costs x 4 later."""
     rng = np.random.default_rng(seed)
     factor = rng.lognormal(-0.245, 0.7, requests)  # mean 1
     cells = rng.choice(len(CELL_WEIGHTS), requests, p=CELL_WEIGHTS)
-    base = Pacer(budget_usd=budget, requests=requests, cushion=cushion)
+    base = Pacer(budget_usd=budget, requests=requests)
     cost = CELL_LENGTH[:, None] * ARM_COSTS
     pacer, state, total, possible = base, PacerState(), 0.0, 0.0
     for now, cell in enumerate(cells):
@@ -250,7 +251,8 @@ def simulated(budget, seed, *, requests=8_000, dearer=None, per_window=False, cu
             best = (shares * CELL_QUALITY).sum(axis=1)
         possible += best[cell]
         utility = CELL_QUALITY[cell] - price(pacer, state) * cost[cell]
-        arm = int(np.where(affordable(pacer, state, cost[cell]), utility, -np.inf).argmax())
+        is_open = affordable_within(room_usd(pacer, state), cost[cell], cushion)
+        arm = int(np.where(is_open, utility, -np.inf).argmax())
         state = spent(pacer, state, float(cost[cell, arm] * factor[now]))
         total += CELL_QUALITY[cell, arm]
     return Outcome(state.spent_usd / requests / budget - 1.0, total / requests, possible / requests)
@@ -300,7 +302,8 @@ def test_time_has_a_price_as_money_has():
         if now % 200 == 0:
             state = repriced(pacer, state, ONE, quality, late)
         utility = quality[0] - price(pacer, state) * late[0]
-        arm = int(np.where(affordable(pacer, state, late[0]), utility, -1.0).argmax())
+        is_open = affordable_within(room_usd(pacer, state), late[0])
+        arm = int(np.where(is_open, utility, -1.0).argmax())
         state = spent(pacer, state, float(rng.random() < late[0, arm]))
         total += quality[0, arm]
     assert state.spent_usd / 5_000 <= 0.1005
