@@ -15,9 +15,9 @@ MESSAGES = [{"role": "user", "content": "What is the boiling point of water?"}]
 KILLS = 20
 
 
-async def ready(url, process):
+async def ready(url, lives):
     for _ in range(1200):
-        assert process.is_alive(), "the service ended"
+        assert lives(), "the service ended"
         try:
             async with aiohttp.ClientSession(url) as http, http.get("/ready") as reply:
                 if reply.status == 200:
@@ -36,7 +36,7 @@ async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, 
     decisions, ratings = set(), {}
     for _ in range(KILLS):
         process = armwise(tmp_path, "serve", "--config", str(config), "--port", str(free_port))
-        await ready(url, process)
+        await ready(url, process.is_alive)
         async with aiohttp.ClientSession(url) as http:
             clients = [asyncio.create_task(hammer(http, number, decisions, ratings)) for number in range(8)]
             await asyncio.sleep(rng.uniform(0.02, 0.4))

@@ -112,7 +112,7 @@ async def test_the_better_policy_is_found_though_the_service_is_killed(tmp_path,
 
     process = start()
     try:
-        await ready(url, process)
+        await ready(url, lambda: process.poll() is None)
         async with aiohttp.ClientSession(url) as http:
             await post(http, "/v1/experiments", DESIGN, 201)
             await post(http, "/v1/experiments/worth-it/start", {}, 200)
@@ -125,7 +125,7 @@ async def test_the_better_policy_is_found_though_the_service_is_killed(tmp_path,
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         process = start()
-        await ready(url, process)
+        await ready(url, lambda: process.poll() is None)
         users.up.set()
         await asyncio.gather(*living)
         assert all(len(met) == 1 and None not in met for met in users.variants.values())  # all are in, nobody switches
