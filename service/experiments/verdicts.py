@@ -180,10 +180,8 @@ def reason_to_stop(report: plan.Report, one: Experiment) -> str:
     if report.sample_ratio_evidence > plan.SAMPLE_RATIO_ALARM:
         return "Stopped: units are not assigned as planned."
     if report.verdict == "kill":
-        worst = next(
-            each for each in report.comparisons if each.variant == report.variant
-        )  # whom the sentence is about
-        if any(guarded.state == "breached" for guarded in worst.guardrails):
+        told = next(each for each in report.comparisons if each.variant == report.variant)  # by the sentence
+        if any(guarded.state == "breached" for guarded in told.guardrails):
             return "Stopped: a guardrail is breached."
         return "Stopped: a variant is worse than the control."
     if report.elapsed_s >= one.design.maximum_s:
