@@ -15,7 +15,7 @@ from service.wire import ChatRequest, Fields, decode_request
 T = TypeVar("T")
 
 _LARGE_BODY = 200_000  # bytes from which decoding leaves the event loop: about a millisecond
-_PATH = re.compile(r" - at `\$\.?(.*)`$")
+_PATH = re.compile(r" - at (?:`(key)` in )?`\$\.?(.*)`$")
 
 
 async def decoded_chat(body: bytes) -> tuple[ChatRequest, Fields]:
@@ -58,8 +58,8 @@ def bad_request(error: Exception, body: bytes) -> BadRequest:
         return BadRequest(f"The body must be a JSON object; found {found}.", code="invalid_json")
     match = _PATH.search(str(error))
     what = str(error)[: match.start()] if match else str(error)
-    param = match[1] if match else _missing(str(error))
-    where = f" at `{param}`" if match else ""
+    param = match[2] if match else _missing(str(error))
+    where = f" at {'a key of ' if match[1] else ''}`{param}`" if match else ""
     return BadRequest(f"Invalid request: {what}{where}.", param=param, code="invalid_type")
 
 

@@ -114,6 +114,8 @@ async def test_a_list_is_taken_in_one_call(http):
         ({"decision_id": "x", "value": True, "metric": "beauty"}, 422, "metric"),
         ({"decision_id": "x", "value": True, "source": "heuristics"}, 422, "source"),
         ({"decision_id": "x", "value": True, "colour": "red"}, 400, None),
+        ({"decision_id": "x", "value": True, "tags": {str(number): "" for number in range(65)}}, 400, "tags"),
+        ({"decision_id": "x", "value": True, "tags": {"k" * 257: ""}}, 400, "tags"),
         ({"decision_id": 7, "value": True}, 400, "decision_id"),
         ({"decision_id": "chatcmpl-none", "value": True}, 404, "decision_id"),
     ],
