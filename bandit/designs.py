@@ -57,9 +57,7 @@ class Design(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     minimum_s: float = 7 * 86_400.0  # before it nothing is shipped, nor given up
     maximum_s: float = 28 * 86_400.0
-    horizon: int = (
-        5_000  # measured units per variant at which the experiment ends; intervals are sharpest at half of it
-    )
+    horizon: int = 5_000  # measured units per variant at which the experiment ends; intervals are sharpest there
     least_units: int = LEAST_UNITS
     # By which the shares of units with feedback may differ, of the control's; None when no rating is compared.
     feedback_tolerance: float | None = 0.1

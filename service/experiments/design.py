@@ -87,7 +87,7 @@ class Design(_Said, frozen=True, kw_only=True):
     guardrails: Annotated[tuple[Guardrail, ...], Meta(max_length=10)] = ()
     minimum_s: Annotated[float, Meta(ge=0.0)] = 7 * _DAY_S  # it is not shipped before
     maximum_s: Annotated[float, Meta(gt=0.0)] = 28 * _DAY_S  # it is stopped then
-    # Closed units per variant at which it is to end; intervals are sharpest a little before.
+    # Closed units per variant at which it is to end; intervals are sharpest there.
     horizon: Annotated[int, Meta(ge=LEAST_UNITS, le=LARGEST_HORIZON)] = 5_000
     window_s: Annotated[float, Meta(gt=0.0)] = 3 * _DAY_S  # outcomes count for so long after a unit's first request
     # How long after its window every unit waits to be closed, so that requests that still run come to an end.
