@@ -38,6 +38,11 @@ DEFAULT_FILE = Path("armwise.toml")
 NEEDS_RESTART = ("server.", "database.", "logging.", "tracing.")
 
 
+def settings_file(path: Path | None) -> Path | None:
+    """The file that is meant: `path`, else `armwise.toml` in the working folder; None where there is none."""
+    return DEFAULT_FILE if path is None and DEFAULT_FILE.exists() else path
+
+
 def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     """Settings from a file, checked; `environ` is where the secrets it names must be.
 
@@ -47,10 +52,9 @@ def read_settings(path: Path | None, environ: Mapping[str, str]) -> Settings:
     Raises:
         ConfigurationError: with every mistake in the file.
     """
+    path = settings_file(path)
     if path is None:
-        path = DEFAULT_FILE
-        if not path.exists():
-            return Settings()
+        return Settings()
     return settings_from_toml(read_text(path), environ, name=str(path))
 
 

@@ -124,8 +124,10 @@ def with_database(config: Path | None, work: "Callable[[Connection], T]") -> T:
 @click.option("--workers", type=click.IntRange(1), help="Worker processes. Default: server.workers, 1.")
 def serve(config: Path | None, host: str | None, port: int | None, workers: int | None) -> None:
     """Migrate the database and serve. Ctrl-C stops it, when the requests under way are answered."""
+    from service.configuration import settings_file
     from service.serving import serve as run
 
+    config = settings_file(config)  # the same one at every reload: without it the defaults would serve
     with contextlib.suppress(KeyboardInterrupt):
         run(read(config), config, host=host, port=port, workers=workers)
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import click
+import httpx
 import pytest
 from click.testing import CliRunner
 
@@ -251,6 +252,21 @@ def test_ctrl_c_is_how_a_server_is_stopped(tmp_path, unused_tcp_port):
     assert process.returncode == 0
     assert "Aborted" not in err
     assert "Traceback" not in err
+
+
+def test_a_settings_file_that_went_away_does_not_bring_the_defaults_back(tmp_path, unused_tcp_port):
+    file = tmp_path / "armwise.toml"
+    file.write_text('[[models]]\nname = "own"\nprovider = "simulated"\n[[policies]]\nname = "p"\nkind = "random"\n')
+    process = started(tmp_path, "serve", "--port", str(unused_tcp_port))
+    for line in process.stderr:
+        if "serves:" in line:
+            break
+    file.unlink()
+    answer = httpx.post(f"http://127.0.0.1:{unused_tcp_port}/admin/reload", timeout=60)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert answer.status_code == 400
+    assert "armwise.toml: there is no such file" in answer.text
 
 
 def test_a_terminal_that_lacks_characters_is_no_fault(tmp_path):
