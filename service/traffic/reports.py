@@ -26,18 +26,14 @@ def statistics(connection: Connection, since: float, until: float) -> dict[str, 
     A decision counts for the model that answered it; cost and latency of a call count for the model that was called.
     """
     low, high = hour_of(max(since, 0.0)), hour_of(until) + 1
-    hours = counted(("hour", "arm"), _TOTALS, low, high).c
-    rows = _sums(connection, {"day": hours.hour // DAY_H, "model": hours.arm}, {n: hours[n] for n in _TOTALS})
-    of_tasks = counted(("arm", "task_type"), ("decisions",), low, high).c
-    tasks = _sums(
-        connection, {"model": of_tasks.arm, "task_type": of_tasks.task_type}, {"decisions": of_tasks.decisions}
-    )
-    of_policies = counted(("policy", "method"), ("decisions",), low, high).c
-    policies = _sums(
-        connection, {"policy": of_policies.policy, "method": of_policies.method}, {"decisions": of_policies.decisions}
-    )
+    kinds = counted(tuple(_KIND.values()), _TOTALS, low, high).c
+    rows = _sums(connection, {name: kinds[n] for name, n in _KIND.items()}, {n: kinds[n] for n in _TOTALS})
+    rows.sort(key=itemgetter("model"))  # Postgres sorts by the rules of some language
+    hours = counted(("hour", "arm"), _OF_DAYS, low, high).c
+    of_days = _sums(connection, {"day": hours.hour // DAY_H, "model": hours.arm}, {n: hours[n] for n in _OF_DAYS})
     calls, attempts = total(rows, "decisions"), total(rows, "calls")
     tiers: dict[str, int] = {tier: total(rows, tier) for tier in PROMPT_TIERS}
+    models = groupby(rows, key=itemgetter("model"))
     return {
         "calls": calls,
         "cost_usd": total(rows, "cost_nano") / NANO,
@@ -50,15 +46,15 @@ def statistics(connection: Connection, since: float, until: float) -> dict[str, 
         "distribution": {
             "model": spread(rows, "model"),
             "tier": _most_first(tiers),
-            "task_type": spread(tasks, "task_type"),
-            "policy": spread(policies, "policy"),
-            "method": spread(policies, "method"),
+            **{name: spread(rows, name) for name in ("task_type", "policy", "method")},
         },
-        "models": {model: costs_of(rows, tasks, model) for model in sorted({row["model"] for row in rows})},
-        "days": [day_of(day, list(own)) for day, own in groupby(rows, key=itemgetter("day"))],
+        "models": {model: costs_of(list(own)) for model, own in models},
+        "days": [day_of(day, list(own)) for day, own in groupby(of_days, key=itemgetter("day"))],
     }
 
 
+_KIND = {"model": "arm", "task_type": "task_type", "policy": "policy", "method": "method"}
+_OF_DAYS = ("decisions", "cost_nano")
 _TOTALS = (
     "decisions", *PROMPT_TIERS, "routing_us", "calls", "failures", "cost_nano", "latency_us", "prompt_tokens",
     "completion_tokens",
@@ -92,15 +88,14 @@ def _most_first(counts: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in sorted(counts.items(), key=lambda pair: -pair[1]) if count}
 
 
-def costs_of(rows: list[dict[str, Any]], tasks: list[dict[str, Any]], model: str) -> dict[str, Any]:
-    """What one model was used for and what it cost."""
-    own = [row for row in rows if row["model"] == model]
-    attempts = total(own, "calls")
+def costs_of(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the rows of one model say that it was used for and what it cost."""
+    attempts = total(rows, "calls")
     return {
-        "calls": total(own, "decisions"),
-        "cost_usd": total(own, "cost_nano") / NANO,
-        "mean_latency_ms": total(own, "latency_us") / attempts / 1000 if attempts else None,
-        "task_types": spread([row for row in tasks if row["model"] == model], "task_type"),
+        "calls": total(rows, "decisions"),
+        "cost_usd": total(rows, "cost_nano") / NANO,
+        "mean_latency_ms": total(rows, "latency_us") / attempts / 1000 if attempts else None,
+        "task_types": spread(rows, "task_type"),
     }
 
 
