@@ -17,10 +17,23 @@ from service.settings import Database, Server, Settings, SimulatedModel
 class QuickServer(uvicorn.Server):
     """Ends as soon as it is told to and nobody is connected: uvicorn's waits 0.15 s, which every test would pay."""
 
+    def __init__(self, config):
+        super().__init__(config)
+        self.told = asyncio.Event()
+
+    def end(self):
+        """From another thread."""
+        self.should_exit = True
+        with contextlib.suppress(RuntimeError):  # it has ended already
+            self.loop.call_soon_threadsafe(self.told.set)
+
+    async def startup(self, sockets=None):
+        self.loop = asyncio.get_running_loop()
+        await super().startup(sockets)
+
     async def main_loop(self):
         await self.on_tick(0)
-        while not self.should_exit:
-            await asyncio.sleep(0.01)
+        await self.told.wait()
 
     async def shutdown(self, sockets=None):
         if self.server_state.connections or self.server_state.tasks:
@@ -54,7 +67,7 @@ class Running:
         return self
 
     def __exit__(self, *error):
-        self.server.should_exit = True
+        self.server.end()
         self.thread.join(30)
         for server in self.server.servers:
             server.close()
