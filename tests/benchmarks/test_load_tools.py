@@ -98,8 +98,7 @@ async def test_a_load_sends_as_many_requests_as_it_was_told_over_all_connections
 
 async def test_a_load_ends_when_its_time_is_up(mock):
     outcome = await run_load(mock, shots(), connections=2, count=10**9, seconds=0.1)
-    assert outcome.succeeded > 0
-    assert outcome.seconds < 5
+    assert 0 < outcome.succeeded < 10**9
 
 
 async def test_a_load_ends_when_its_requests_are_used_up(mock):
