@@ -11,9 +11,12 @@ from litestar import Request, Response, get, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bandit.vocabulary import PromptTier, TaskType
+from service.errors import NotFound
 from service.evaluation.explain import explain
+from service.experiments.design import namespace_of, snapshot_of
 from service.experiments.holdout import headline
 from service.learning.posteriors import posterior_cells
+from service.mistakes import suggestion
 from service.parts import Parts
 from service.traffic.reports import page, records, statistics
 
@@ -99,11 +102,23 @@ async def posteriors(
     parts: Parts = request.app.state.parts
     parts.keyring.allow(request.headers, request.client, "read")
     setup = parts.setup
+    if namespace:
+        await _check_namespace(parts, namespace)
     await parts.fitting.fresh(setup)
     cells = await asyncio.to_thread(
         posterior_cells, setup, parts.knowledge, task_type=task_type, tier=tier, policy=policy, namespace=namespace
     )
     return {"cells": cells, "prior_tier": tier or "mean", "prior_conflict": parts.fitting.conflicts}
+
+
+async def _check_namespace(parts: Parts, namespace: str) -> None:
+    """Refuse what no experiment learns in: nothing but the prior would be shown, as if it had been learned."""
+    await parts.reload_experiments()
+    designs = [one.design for one in parts.experiments.standing.experiments.values()]
+    known = [namespace_of(design, variant) for design in designs for variant in design.variants]
+    if namespace not in {*known, *map(snapshot_of, designs)}:
+        hint = suggestion(namespace, known)
+        raise NotFound(f"No experiment learns in the namespace `{namespace[:128]}`{hint}.", param="namespace")
 
 
 @get("/v1/decisions/{decision_id:str}", tags=["owner"], summary="Explain one decision")

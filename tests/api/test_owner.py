@@ -59,6 +59,12 @@ async def test_posteriors_of_a_policy_that_does_not_learn_are_not_those_of_anoth
         assert "`thompson`" in (await reply.json())["error"]["message"]
 
 
+async def test_posteriors_of_no_experiment_are_not_the_prior(http):
+    async with http.get("/v1/posteriors", params={"namespace": "@none/control"}) as reply:
+        assert reply.status == 404
+        assert (await reply.json())["error"]["param"] == "namespace"
+
+
 @pytest.mark.parametrize("model", ["auto", "auto:random", "auto:static_tier", "auto:rules", "small"])
 async def test_a_decision_is_explained_and_repeats_bit_for_bit(http, model):
     for value in (True, False, True):
