@@ -9,10 +9,11 @@ from sqlalchemy import select
 
 from service.storage import store, tables
 from service.storage.database import Database
-from tests.forked import armwise
+from tests.forked import Armwise
 
 MESSAGES = [{"role": "user", "content": "What is the boiling point of water?"}]
 KILLS = 20
+ENOUGH = 4  # acknowledged decisions between two kills
 
 
 async def ready(url, lives):
@@ -34,16 +35,17 @@ async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, 
     config.write_text(f'[database]\nurl = "{database_url}"\n')
     url = f"http://127.0.0.1:{free_port}"
     decisions, ratings = set(), {}
-    for _ in range(KILLS):
-        process = armwise(tmp_path, "serve", "--config", str(config), "--port", str(free_port))
+    for number in range(1, KILLS + 1):
+        process = Armwise(tmp_path, "serve", "--config", str(config), "--port", str(free_port))
         await ready(url, process.is_alive)
         async with aiohttp.ClientSession(url) as http:
-            clients = [asyncio.create_task(hammer(http, number, decisions, ratings)) for number in range(8)]
+            clients = [asyncio.create_task(hammer(http, client, decisions, ratings)) for client in range(8)]
             await asyncio.sleep(rng.uniform(0.02, 0.4))
+            async with asyncio.timeout(60):
+                while len(decisions) < ENOUGH * number:  # on a machine that does much else a moment is too short
+                    await asyncio.sleep(0.001)
             process.kill()
-            process.join()
             await asyncio.gather(*clients)
-    assert len(decisions) > 3 * KILLS
 
     stored, rewards, wrong = await read(database_url)
     assert decisions <= stored
@@ -51,14 +53,14 @@ async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, 
     assert wrong == {}
 
 
-async def hammer(http, number, decisions, ratings):
+async def hammer(http, client, decisions, ratings):
     """Ask and rate until the service is gone; keep what it acknowledged."""
     while True:
         try:
             async with http.post("/v1/chat/completions", json={"messages": MESSAGES}) as reply:
                 decision_id = (await reply.json())["id"]
             decisions.add(decision_id)
-            value = number % 2 == 0
+            value = client % 2 == 0
             async with http.post("/feedback", json={"decision_id": decision_id, "value": value}) as reply:
                 assert reply.status == 200
                 await reply.read()
