@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from service.storage import store, tables
 from service.storage.database import Database
-from tests.forked import Armwise
+from tests.forked import armwise
 
 MESSAGES = [{"role": "user", "content": "What is the boiling point of water?"}]
 KILLS = 20
@@ -36,7 +36,7 @@ async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, 
     url = f"http://127.0.0.1:{free_port}"
     decisions, ratings = set(), {}
     for number in range(1, KILLS + 1):
-        process = Armwise(tmp_path, "serve", "--config", str(config), "--port", str(free_port))
+        process = armwise(tmp_path, "serve", "--config", str(config), "--port", str(free_port))
         await ready(url, process.is_alive)
         async with aiohttp.ClientSession(url) as http:
             clients = [asyncio.create_task(hammer(http, client, decisions, ratings)) for client in range(8)]
@@ -45,6 +45,7 @@ async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, 
                 while len(decisions) < ENOUGH * number:  # on a machine that does much else a moment is too short
                     await asyncio.sleep(0.001)
             process.kill()
+            process.join()
             await asyncio.gather(*clients)
 
     stored, rewards, wrong = await read(database_url)
