@@ -9,14 +9,13 @@ import signal
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from litestar import Litestar, Request, Response
 from litestar.datastructures import State
 from litestar.enums import ScopeType
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.api import (
@@ -42,6 +41,7 @@ from service.drift.alarms import restarts
 from service.drift.watching import send_alarms, watch
 from service.errors import (
     ArmwiseError,
+    BadRequest,
     ConfigurationError,
     ErrorBody,
     StorageUnavailable,
@@ -55,16 +55,14 @@ from service.learning.contexts import Contexts
 from service.learning.knowledge import Knowledge
 from service.logs import REQUEST_ID, access_line, configure_logging, handle
 from service.metrics.catalogue import Metrics
-from service.money.accounts import prune_accounts
 from service.parts import Parts
-from service.probes.canaries import ask_canaries, prune_answers
+from service.probes.canaries import ask_canaries
 from service.quality.refit import recalibrate
 from service.settings import Settings
 from service.setup import create_setup, database_url
-from service.storage import store
+from service.storage import retention, store
 from service.storage.database import Database, migrate
 from service.tracing.tracing import begin, open_spans
-from service.traffic.sums import prune as prune_traffic
 
 log = logging.getLogger("armwise")
 
@@ -86,7 +84,9 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
             routing.get_model,
             routing.route,
             owner.health,
+            owner.health_head,
             owner.ready,
+            owner.ready_head,
             owner.metrics,
             owner.stats,
             owner.raw_stats,
@@ -264,19 +264,12 @@ async def _watch_the_loop(parts: Parts) -> None:
 
 
 async def _prune(parts: Parts) -> None:
-    """Each hour: drop what is past its retention, a little at a time, as everybody else's writes wait for it."""
+    """Each hour: drop what is past its retention."""
     while True:
-        now, kept = time.time(), parts.setup.settings.retention
-        decided, prompted = now - kept.decisions_days * _DAY_S, now - kept.prompts_days * _DAY_S
         try:
-            while await parts.writer.call(partial(store.prune, before=decided)):
-                pass
-            while await parts.writer.call(partial(store.prune_prompts, before=prompted)):
-                pass
-            while await parts.writer.call(partial(prune_traffic, before=decided)):
-                pass
-            await parts.writer.call(partial(prune_answers, before=decided))
-            await parts.writer.call(partial(prune_accounts, before=decided))
+            for step in retention.steps(parts.setup.settings.retention, time.time()).values():
+                while await parts.writer.call(step):
+                    pass
         except Exception:  # the next hour tries again; serving goes on
             log.exception("what is past its retention could not be pruned")
             parts.metrics.learner_error("prune")
@@ -359,6 +352,12 @@ def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Re
         limit = request.app.state.parts.setup.settings.server.max_body_bytes
         status, body, headers = http_answer(TooLarge(f"The body is larger than the {limit:,} bytes this server takes."))
         return _json(status, body, headers)
+    if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
+        fault: Any = error.extra[0]
+        key = fault.get("key")
+        where = f" at `{key}`" if key else ""
+        wrong = BadRequest(f"Invalid request: {fault['message']}{where}.", param=key, code="invalid_type")
+        return _json(*http_answer(wrong))
     messages = {
         404: f"There is nothing at {request.method} {request.url.path}. /docs lists what there is.",
         405: f"{request.url.path} does not take {request.method}. /docs lists what there is.",

@@ -23,7 +23,7 @@ from service.experiments.assigning import Assignment, Missed, Standing, Unit, as
 from service.learning.knowledge import Knowledge
 from service.profiles import needs_of, profile_of
 from service.setup import Setup
-from service.wire import ChatRequest, Wishes, limits_of
+from service.wire import NAME_CHARACTERS, ChatRequest, Wishes, limits_of
 
 log = logging.getLogger("armwise")
 
@@ -124,7 +124,7 @@ def wanted_policy(setup: Setup, model: str | None, wishes: Wishes) -> Policy | N
             if model in setup.models:
                 return None
             known = ", ".join(["auto", *setup.models])
-            message = f"The model `{model}` does not exist. Known models: {known}."
+            message = f"The model `{model[:128]}` does not exist. Known models: {known}."
             raise NotFound(message, param="model", code="model_not_found")
         name = model.removeprefix("auto:")
     if not name:
@@ -132,7 +132,8 @@ def wanted_policy(setup: Setup, model: str | None, wishes: Wishes) -> Policy | N
     if name not in setup.policies:
         known = ", ".join(setup.policies)
         param = "model" if name != wishes.policy else "router.policy"
-        raise NotFound(f"The policy `{name}` does not exist. Known: {known}.", param=param, code="policy_not_found")
+        message = f"The policy `{name[:128]}` does not exist. Known: {known}."
+        raise NotFound(message, param=param, code="policy_not_found")
     return setup.policies[name]
 
 
@@ -173,7 +174,7 @@ def decide(
     caller = Caller(
         key_id=circumstances.key_id,
         session=wishes.session or "",
-        user=wishes.user or request.user or "",
+        user=wishes.user or (request.user or "")[:NAME_CHARACTERS],
         tags=wishes.tags,
     )
     limits = _limits(request, knowledge, circumstances.open_breakers)

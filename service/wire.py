@@ -11,6 +11,9 @@ from msgspec import Meta, Raw
 
 from bandit.vocabulary import Limits, ModelTier
 
+NAME_CHARACTERS = 256  # as many as a column holds
+Name = Annotated[str, Meta(max_length=NAME_CHARACTERS)]
+
 
 class ContentPart(msgspec.Struct, frozen=True):
     """One part of a message's content: text, an image, a file ..."""
@@ -85,9 +88,9 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_cost_usd: Annotated[float, Meta(ge=0)] | None = None
     sensitive: bool = False
     explore: bool = True
-    session: Annotated[str, Meta(max_length=256)] | None = None
-    user: Annotated[str, Meta(max_length=256)] | None = None
-    tags: dict[str, Annotated[str, Meta(max_length=256)]] = {}
+    session: Name | None = None
+    user: Name | None = None
+    tags: Annotated[dict[Name, Name], Meta(max_length=64)] = {}
 
 
 class ChatRequest(msgspec.Struct, frozen=True):
@@ -103,7 +106,7 @@ class ChatRequest(msgspec.Struct, frozen=True):
     max_tokens: Annotated[int, Meta(ge=0)] | None = None
     max_completion_tokens: Annotated[int, Meta(ge=0)] | None = None
     n: Annotated[int, Meta(ge=1)] | None = None
-    user: str | None = None
+    user: str | None = None  # of any length: OpenAI's own has no limit
     router: Wishes | None = None
 
     @property

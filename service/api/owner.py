@@ -7,7 +7,7 @@ import signal
 import time
 from typing import Annotated, Any
 
-from litestar import Request, Response, get, post
+from litestar import Request, Response, get, head, post
 from litestar.params import FromPath, FromQuery, QueryParameter
 
 from bandit.vocabulary import PromptTier, TaskType
@@ -31,6 +31,11 @@ async def health() -> dict[str, str]:
     return {"status": "ok"}
 
 
+@head("/health", include_in_schema=False)
+async def health_head() -> None:
+    """The same for load balancers that ask for the head alone."""
+
+
 @get("/ready", tags=["owner"], summary="May traffic be sent here?")
 async def ready(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
     """200 when requests are served and learned from; 503 with the reason when the database takes no writes."""
@@ -50,6 +55,13 @@ async def ready(request: Request[Any, Any, Any]) -> Response[dict[str, Any]]:
         "snapshot_age_s": round(parts.knowledge.age(time.time()), 3),
     }
     return Response(state, status_code=503 if parts.degraded else 200)
+
+
+@head("/ready", include_in_schema=False)
+async def ready_head(request: Request[Any, Any, Any]) -> Response[None]:
+    """The same for load balancers that ask for the head alone."""
+    parts: Parts = request.app.state.parts
+    return Response(None, status_code=503 if parts.degraded else 200)
 
 
 @get("/metrics", tags=["owner"], summary="Prometheus metrics", media_type="text/plain")

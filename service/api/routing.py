@@ -36,7 +36,7 @@ async def get_model(request: Request[Any, Any, Any], name: FromPath[str]) -> dic
     for entry in listed["data"]:
         if entry["id"] == wanted:
             return dict(entry)
-    raise NotFound(f"The model `{wanted}` does not exist.", param="model", code="model_not_found")
+    raise NotFound(f"The model `{wanted[:128]}` does not exist.", param="model", code="model_not_found")
 
 
 @post("/v1/route", status_code=200, operation_class=ChatOperation, tags=["chat"], summary="Decide without calling")

@@ -5,7 +5,6 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from service.settings import Settings
 
-_DAY_S = 86_400.0
 _PAGES = 1_000  # copied at once; others write between
 _PAUSE_S = 0.01
 
@@ -145,31 +143,18 @@ def _size(connection: "Connection") -> dict[str, Any]:
 
 
 async def _prune(settings: "Settings", now: float) -> dict[str, int]:
-    """As the service does each hour: a little at a time, since others' writes wait for it."""
-    from functools import partial
-
-    from service.money.accounts import prune_accounts
-    from service.probes.canaries import prune_answers
-    from service.storage import store
+    """As the service does each hour."""
+    from service.storage import retention
     from service.storage.database import Database
-    from service.traffic import sums
 
     url = await asyncio.to_thread(migrated, settings)
-    kept = settings.retention
-    before, prompts_before = now - kept.decisions_days * _DAY_S, now - kept.prompts_days * _DAY_S
-    steps: dict[str, Callable[[Connection], int]] = {
-        "decisions and beliefs": partial(store.prune, before=before),
-        "prompts": partial(store.prune_prompts, before=prompts_before),
-        "hours of traffic": partial(sums.prune, before=before),
-    }
+    steps = retention.steps(settings.retention, now)
     dropped = dict.fromkeys(steps, 0)
     database = Database(url, 1)
     try:
         for what, step in steps.items():
             while count := await database.write(step):
                 dropped[what] += count
-        await database.write(partial(prune_answers, before=before))
-        await database.write(partial(prune_accounts, before=before))
     finally:
         await database.close()
     return dropped

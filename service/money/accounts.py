@@ -135,7 +135,7 @@ def _read(connection: Connection, now: float) -> dict[Name, Row]:
     return {Name(owner, day): Row(requests, granted, spent) for owner, day, requests, granted, spent in found}
 
 
-def prune_accounts(connection: Connection, before: float) -> None:
-    """Drop the accounts of days that are older, and what is known of processes that went before then."""
-    connection.execute(delete(budgets).where(budgets.c.day > 0, budgets.c.day < today(before)))
-    connection.execute(delete(exchanges).where(exchanges.c.at < before))
+def prune_accounts(connection: Connection, before: float) -> int:
+    """Drop the accounts of older days, and what is known of processes that went before then; returns how many."""
+    days = connection.execute(delete(budgets).where(budgets.c.day > 0, budgets.c.day < today(before))).rowcount
+    return days + connection.execute(delete(exchanges).where(exchanges.c.at < before)).rowcount

@@ -134,9 +134,9 @@ def newest(connection: Connection) -> list[Answered]:
     return [msgspec.convert({str(name): value for name, value in row.items()}, Answered) for row in found]
 
 
-def prune_answers(connection: Connection, before: float) -> None:
-    """Drop answers that are older."""
-    connection.execute(delete(canaries).where(canaries.c.at < before))
+def prune_answers(connection: Connection, before: float) -> int:
+    """Drop answers that are older; returns how many."""
+    return connection.execute(delete(canaries).where(canaries.c.at < before)).rowcount
 
 
 def public(answered: Answered) -> dict[str, Any]:

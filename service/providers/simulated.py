@@ -59,8 +59,9 @@ class NamedTool(msgspec.Struct, frozen=True):
 
 
 class SimulatedRequest(ChatRequest, frozen=True):
-    """A chat request, with what only a provider reads."""
+    """A chat request, with what only a provider reads, and OpenAI's limit of alternatives."""
 
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
     simulate: Simulate | None = None
     stop: str | list[str] | None = None
     tool_choice: str | NamedTool | None = None

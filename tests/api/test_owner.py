@@ -37,7 +37,10 @@ async def test_statistics_add_up(http):
 async def test_bad_paging_is_a_clear_400(http, query):
     async with http.get(f"/stats/raw?{query}") as reply:
         assert reply.status == 400
-        assert (await reply.json())["error"]["message"]
+        error = (await reply.json())["error"]
+    name = query.partition("=")[0]
+    assert error["param"] == name
+    assert f"at `{name}`" in error["message"]
 
 
 async def test_posteriors_have_a_cell_for_each_task_type_and_model(http):
@@ -89,6 +92,13 @@ async def test_health_and_readiness(http):
     assert ready["status"] == "ready"
     assert ready["classifier"].startswith("embedded")
     assert ready["simulated"] is True
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+async def test_a_load_balancer_may_ask_for_the_head_alone(http, path):
+    async with http.head(path) as reply:
+        assert reply.status == 200
+        assert await reply.read() == b""
 
 
 async def test_metrics_are_prometheus_text(http):

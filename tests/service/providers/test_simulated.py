@@ -312,7 +312,8 @@ async def test_the_configured_share_of_calls_fails():
 
 
 @pytest.mark.parametrize(
-    "request_body", [b"{", b'{"messages": []}', body(simulate={"task_typ": "Rewrite"}), body(simulate={"quality": 2})]
+    "request_body",
+    [b"{", b'{"messages": []}', body(simulate={"task_typ": "Rewrite"}), body(simulate={"quality": 2}), body(n=129)],
 )
 async def test_a_request_that_cannot_be_read_is_rejected_as_a_provider_would(request_body):
     with pytest.raises(UpstreamFailure) as caught:
