@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -175,6 +176,7 @@ def _running(settings: Settings, config: Path | None) -> Any:
         gc.collect()
         gc.freeze()  # a full collection walks the import heap: tens of milliseconds
         gc.set_threshold(50_000, 20, 50)  # a request makes some hundred objects, none of them in a cycle
+        sys.setswitchinterval(0.0005)  # a thread that computes gives way to the loop after so long, not after 5 ms
         try:
             yield
         finally:
