@@ -38,6 +38,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True):
     direct: float | None = None  # to the mock, without a gateway
     passthrough: float | None = None
     armwise: float | None = None
+    beside: float | None = None  # another version
     budget: str = ""
     within: bool | None = None  # None: there is no budget, or nothing was measured
 
@@ -122,6 +123,9 @@ def doubts(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_BESIDE = 5  # the column is shown when another version was measured
+
+
 def _number(value: float | None) -> str:
     if value is None or math.isnan(value):
         return ""
@@ -131,7 +135,7 @@ def _number(value: float | None) -> str:
 def table(lines: Sequence[Line]) -> str:
     """The rows as a Markdown table."""
     verdicts = {True: "kept", False: "NOT KEPT", None: ""}
-    rows = [("", "direct", "passthrough", "Armwise", "ratio", "budget", "")]
+    rows = [("", "direct", "passthrough", "Armwise", "ratio", "beside", "budget", "")]
     rows += [
         (
             f"{line.what} ({line.unit})",
@@ -139,11 +143,14 @@ def table(lines: Sequence[Line]) -> str:
             _number(line.passthrough),
             _number(line.armwise),
             _number(line.ratio),
+            _number(line.beside),
             line.budget,
             verdicts[line.within],
         )
         for line in lines
     ]
+    if not any(row[_BESIDE] for row in rows[1:]):
+        rows = [(*row[:_BESIDE], *row[_BESIDE + 1 :]) for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     texts = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows

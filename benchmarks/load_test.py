@@ -4,6 +4,7 @@ Run: python -m benchmarks.load_test            under five minutes
      python -m benchmarks.load_test --quick    under a minute, for the pipeline
      python -m benchmarks.load_test --soak     200,000 requests more, for growth
      python -m benchmarks.load_test --profile  also where the CPU goes, by py-spy when it is installed
+     python -m benchmarks.load_test --beside FOLDER   another checkout, with its own .venv, in the same run
 
 The server under test has core 0 for itself; the mock upstream and this client share core 1. Armwise runs with what a
 real installation has: a key, the embedded classifier, Thompson sampling, heuristics, learning, and SQLite.
@@ -25,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,13 +44,14 @@ CHAT = "/v1/chat/completions"
 MOST = 450_000  # requests of one load; their numbers must not reach those of the next
 SOAK_S = 1200.0  # a soak ends then, whatever it has sent
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 RESULTS = HERE / "results"
 LOCAL = RESULTS / "local"  # not kept in git
 PACKAGES = ("litestar", "uvicorn", "uvloop", "httptools", "aiohttp", "msgspec", "sqlalchemy", "numpy", "scipy")
 
 SETTINGS = """\
 [database]
-url = "sqlite:///load_test.db"
+url = "sqlite:///{database}"
 
 [[models]]
 name = "small"
@@ -158,27 +161,33 @@ class Bench:
         server.wait_until(f"http://127.0.0.1:{port}/ready")
         return Target(name, port, server)
 
-    def start_targets(self, *, service: bool) -> dict[str, Target]:
-        """The mock itself, the passthrough and, if wanted, Armwise."""
-        mock_port, bare_port, port = free_port(), free_port(), free_port()
+    def start_targets(self, services: Mapping[str, Path]) -> dict[str, Target]:
+        """The mock itself, the passthrough, and the `armwise` commands that are named."""
+        mock_port, bare_port = free_port(), free_port()
         upstream = f"http://127.0.0.1:{mock_port}/v1"
         mock = [sys.executable, str(HERE / "mock_upstream.py"), "--port", str(mock_port)]
         bare = [sys.executable, str(HERE / "passthrough.py"), "--port", str(bare_port), "--upstream", upstream]
         targets = [self.start("direct", mock, mock_port, CLIENT_CORE), self.start("passthrough", bare, bare_port)]
-        if service:
-            config = self.folder / "armwise.toml"
-            config.write_text(SETTINGS.format(upstream=upstream))
-            armwise = [str(Path(sys.executable).with_name("armwise"))]
-            made = subprocess.run(
-                [*armwise, "key", "create", "--config", str(config), "--name", "load"],
-                cwd=self.folder,
-                check=True,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            command = [*armwise, "serve", "--config", str(config), "--port", str(port), "--workers", "1"]
-            targets.append(self.start("armwise", command, port)._replace(key=made.stdout.strip()))
+        targets += [self.start_service(name, armwise, upstream) for name, armwise in services.items()]
         return {target.name: target for target in targets}
+
+    def start_service(self, name: str, armwise: Path, upstream: str) -> Target:
+        """Armwise, with a database and a key of its own."""
+        port, config = free_port(), self.folder / f"{name}.toml"
+        config.write_text(SETTINGS.format(upstream=upstream, database=self.database(name)))
+        made = subprocess.run(
+            [armwise, "key", "create", "--config", config, "--name", "load"],
+            cwd=self.folder,
+            check=True,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        command = [str(armwise), "serve", "--config", str(config), "--port", str(port), "--workers", "1"]
+        return self.start(name, command, port)._replace(key=made.stdout.strip())
+
+    def database(self, name: str) -> Path:
+        """Where a service keeps what it stores."""
+        return self.folder / f"{name}.db"
 
     def stop(self) -> None:
         """End all servers."""
@@ -223,7 +232,7 @@ class Bench:
         before = target.server.usage()
         requests = (http_request("/feedback", body, target.key) for body in feedback_bodies(ids))
         outcome = await run_load(target.port, requests, connections=64, count=len(ids), seconds=seconds)
-        database = sqlite3.connect(f"file:{self.folder / 'load_test.db'}?mode=ro", uri=True)
+        database = sqlite3.connect(f"file:{self.database(target.name)}?mode=ro", uri=True)
         with contextlib.closing(database):
             stored = database.execute("SELECT count(*) FROM rewards WHERE source != 'heuristics'").fetchone()[0]
             decisions = database.execute("SELECT count(*) FROM decisions").fetchone()[0]
@@ -269,20 +278,21 @@ class Bench:
 
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
     """What must be known to repeat a run."""
-
-    def git(*command: str) -> str:
-        return subprocess.run(["git", *command], cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
-
     return {
         "taken_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(git("status", "--porcelain", "--untracked-files=no", "--", "service", "bandit")),
-        "arguments": {name: value for name, value in vars(arguments).items() if name != "out"},
+        "commit": _git("rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", "--", "service", "bandit")),
+        "arguments": {name: value for name, value in vars(arguments).items() if name not in {"out", "beside"}},
+        "beside": _git("rev-parse", "HEAD", folder=arguments.beside) if arguments.beside else "",
         "settings": SETTINGS,
         "machine": machine(),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES},
     }
+
+
+def _git(*command: str, folder: Path = ROOT) -> str:
+    return subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=False).stdout.strip()
 
 
 async def run(arguments: argparse.Namespace) -> int:
@@ -293,7 +303,10 @@ async def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="armwise-load-") as name:
         bench = Bench(Path(name))
         try:
-            targets = bench.start_targets(service=not arguments.tools_only)
+            services = {} if arguments.tools_only else {"armwise": Path(sys.executable).with_name("armwise")}
+            if arguments.beside:
+                services["beside"] = arguments.beside.absolute() / ".venv" / "bin" / "armwise"
+            targets = bench.start_targets(services)
             service = targets.get("armwise")
             await bench.warm_up(targets, 300 if arguments.quick else 2000)
             cells, ids = await bench.compare(targets, rounds, seconds)
@@ -328,6 +341,7 @@ def main() -> None:
     parser.add_argument("--soak", action="store_true", help="then look for growth over many requests")
     parser.add_argument("--requests", type=int, default=200_000, help="of the soak (default: %(default)s)")
     parser.add_argument("--profile", action="store_true", help="then show where the CPU goes (needs py-spy)")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="a checkout with a .venv, to be compared")
     parser.add_argument("--tools-only", action="store_true", help="mock and passthrough alone")
     parser.add_argument("--strict", action="store_true", help="exit with 2 when a budget is not kept")
     parser.add_argument("--out", type=Path, help="file for the figures (default: benchmarks/results/load_test.json)")

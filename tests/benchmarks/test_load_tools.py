@@ -292,6 +292,16 @@ def test_every_budget_is_missed_when_everything_is_too_slow():
     assert load_report.table(budgets).count("NOT KEPT") == 9
 
 
+def test_another_version_has_a_column_when_one_was_measured():
+    results = found(cpu_ms=0.5)
+    assert "beside" not in load_report.table(load_report.summary(results))
+    for row in results["cells"].values():
+        row["beside"] = figures(cpu_ms=0.4)
+    head, _, *rows = load_report.table(load_report.summary(results)).splitlines()
+    column = head.split("|").index(next(cell for cell in head.split("|") if cell.strip() == "beside"))
+    assert [row.split("|")[column].strip() for row in rows if "CPU a request" in row] == ["0.4", ""]
+
+
 def test_figures_of_failed_requests_are_worthless():
     assert load_report.faults(found()) == []
     assert len(load_report.faults(found(failed=1))) == len({kind for kind, *_ in load_report.SHOWN})
