@@ -173,7 +173,7 @@ def checked(chances: Vector, n_arms: int) -> tuple[float, ...]:
     found: list[float] = chances.tolist()
     if not all(0.0 <= chance < math.inf for chance in found):
         raise PolicyFailure(f"found probabilities {found}, expected finite numbers of at least 0")
-    total = sum(found)
+    total = float(chances.sum())  # numpy's order of adding: a stored decision is derived again bit for bit
     if not total > 0.0:
         raise PolicyFailure("found no positive probability")
     return tuple(chance / total for chance in found)
