@@ -117,6 +117,7 @@ def create_app(settings: Settings, config: Path | None = None) -> Litestar:
         exception_handlers={
             ArmwiseError: _armwise_error,
             HTTPException: _http_exception,
+            ValidationException: _invalid,
             Exception: _unexpected,
         },
         request_max_body_size=settings.server.max_body_bytes,
@@ -354,12 +355,6 @@ def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Re
         limit = request.app.state.parts.setup.settings.server.max_body_bytes
         status, body, headers = http_answer(TooLarge(f"The body is larger than the {limit:,} bytes this server takes."))
         return _json(status, body, headers)
-    if isinstance(error, ValidationException) and isinstance(error.extra, list) and error.extra:
-        fault: Any = error.extra[0]
-        key = fault.get("key")
-        where = f" at `{key}`" if key else ""
-        wrong = BadRequest(f"Invalid request: {fault['message']}{where}.", param=key, code="invalid_type")
-        return _json(*http_answer(wrong))
     messages = {
         404: f"There is nothing at {request.method} {request.url.path}. /docs lists what there is.",
         405: f"{request.url.path} does not take {request.method}. /docs lists what there is.",
@@ -367,6 +362,18 @@ def _http_exception(request: Request[Any, Any, Any], error: HTTPException) -> Re
     message = messages.get(error.status_code, error.detail)
     kind = "invalid_request_error" if error.status_code < 500 else "server_error"
     return _json(error.status_code, error_body(ErrorBody(message, kind)))
+
+
+def _invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+    """A parameter of a path or query that does not fit; bodies are read by `service.api.bodies`."""
+    if not isinstance(error.extra, list) or not error.extra:
+        return _http_exception(request, error)
+    _count(request, error)
+    fault: Any = error.extra[0]
+    key = fault.get("key")
+    where = f" at `{key}`" if key else ""
+    told = f"Invalid request: {fault['message']}{where}."
+    return _json(*http_answer(BadRequest(told, param=key, code="invalid_type")))
 
 
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -12,6 +12,7 @@ from msgspec import Meta, Raw
 from bandit.vocabulary import Limits, ModelTier
 
 NAME_CHARACTERS = 256  # as many as a column holds
+MOST_TAGS = 64
 Name = Annotated[str, Meta(max_length=NAME_CHARACTERS)]
 
 
@@ -90,7 +91,7 @@ class Wishes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     explore: bool = True
     session: Name | None = None
     user: Name | None = None
-    tags: Annotated[dict[Name, Name], Meta(max_length=64)] = {}
+    tags: Annotated[dict[Name, Name], Meta(max_length=MOST_TAGS)] = {}
 
 
 class ChatRequest(msgspec.Struct, frozen=True):

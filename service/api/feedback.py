@@ -18,14 +18,14 @@ from service.learning.calibrations import HEURISTICS_SOURCE
 from service.metrics.catalogue import Metrics
 from service.parts import Parts
 from service.settings import Rewards
+from service.wire import MOST_TAGS, NAME_CHARACTERS
 
 log = logging.getLogger("armwise")
 
 _THUMBS = {"up": 1.0, "down": 0.0}
 _MOST_AT_ONCE = 1_000  # in one call: they are learned in one transaction, for which everybody else's writes wait
 _NO_NUL = r"^[^\x00]*\Z"  # Postgres stores none, and what was said before is found again by these
-_MOST_TAGS = 64
-Text = Annotated[str, Meta(max_length=256, pattern=_NO_NUL)]
+Text = Annotated[str, Meta(max_length=NAME_CHARACTERS, pattern=_NO_NUL)]
 
 
 class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -41,7 +41,7 @@ class Feedback(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     source: Annotated[str, Meta(max_length=64, min_length=1, pattern=_NO_NUL)] = "user"
     user: Text = ""
     comment: Annotated[str, Meta(max_length=10_000)] = ""
-    tags: Annotated[dict[Text, Text], Meta(max_length=_MOST_TAGS)] = {}
+    tags: Annotated[dict[Text, Text], Meta(max_length=MOST_TAGS)] = {}
     dryrun: bool = False
 
 

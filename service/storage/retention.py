@@ -11,12 +11,12 @@ from service.settings import Retention
 from service.storage import store
 from service.traffic import sums
 
-DAY_S = 86_400.0
+_DAY_S = 86_400.0
 
 
 def steps(kept: Retention, now: float) -> dict[str, Callable[[Connection], int]]:
-    """What to do, by what it drops: each a little at a time, as others' writes wait for it, until it returns 0."""
-    decided, prompted = now - kept.decisions_days * DAY_S, now - kept.prompts_days * DAY_S
+    """What to do, by what it drops, each until it returns 0: a little at a time where much is kept, as writes wait."""
+    decided, prompted = now - kept.decisions_days * _DAY_S, now - kept.prompts_days * _DAY_S
     return {
         "decisions and beliefs": partial(store.prune, before=decided),
         "prompts": partial(store.prune_prompts, before=prompted),

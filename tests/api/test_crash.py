@@ -13,7 +13,7 @@ from tests.forked import armwise
 
 MESSAGES = [{"role": "user", "content": "What is the boiling point of water?"}]
 KILLS = 20
-ENOUGH = 4  # acknowledged decisions between two kills
+ENOUGH = 10  # acknowledged decisions between two kills
 
 
 async def ready(url, lives):
@@ -42,7 +42,7 @@ async def test_nothing_acknowledged_is_lost_when_killed(tmp_path, database_url, 
             clients = [asyncio.create_task(hammer(http, client, decisions, ratings)) for client in range(8)]
             await asyncio.sleep(rng.uniform(0.02, 0.4))
             async with asyncio.timeout(60):
-                while len(decisions) < ENOUGH * number:  # on a machine that does much else a moment is too short
+                while len(decisions) <= ENOUGH * number:  # on a machine that does much else a moment is too short
                     await asyncio.sleep(0.001)
             process.kill()
             process.join()

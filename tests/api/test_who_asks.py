@@ -16,14 +16,14 @@ async def test_a_long_user_of_openais_own_is_served_and_kept_shortened(http):
     ("wishes", "param"),
     [
         ({"user": "u" * 257}, "router.user"),
-        ({"tags": {"k" * 257: ""}}, "router.tags[...]"),
+        ({"tags": {"k" * 257: ""}}, "router.tags"),
         ({"tags": {str(number): "" for number in range(65)}}, "router.tags"),
     ],
 )
 async def test_too_much_in_the_router_object_is_refused(http, wishes, param):
     found = await asked(http, router=wishes)
     assert found.status == 400
-    assert param.partition("[")[0] in found.body["error"]["param"]
+    assert found.body["error"]["param"] == param
 
 
 @pytest.mark.parametrize("named", ["x", "auto:x"])

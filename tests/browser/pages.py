@@ -85,8 +85,10 @@ class Served:
 
     def learned(self):
         """Wait until all that was measured is fitted: nothing that is believed changes for a while."""
-        believed, since = None, time.monotonic()
+        believed, began = None, time.monotonic()
+        since = began
         while time.monotonic() < since + STILL_S:
+            assert since < began + SLOWEST_MS / 1000, "what is believed does not come to rest"
             cells = self.call("/v1/posteriors")["cells"]
             if cells != believed:
                 believed, since = cells, time.monotonic()
